@@ -1,0 +1,284 @@
+"""Settings: ``mlproject/default.yaml``, a profile on top, dotted overrides on top of that, all checked by pydantic.
+
+The models below have no defaults on purpose: a default stands in ``default.yaml`` and nowhere else, so a key that the code
+reads and the file lacks fails every test at once. This module is also the one place that knows where ``mlproject/`` and
+``expectations/`` are.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from henaw.errors import BadInput
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+def asset_folder(name: Literal["mlproject", "expectations"]) -> Path:
+    """Folder ``name``: beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(__file__).resolve().parent
+    beside, inside = package.parent / name, package / "_assets" / name
+    return inside if inside.is_dir() else beside
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _ascending(ages: list[int]) -> list[int]:
+    if len(ages) != 2 or ages[0] > ages[1] or ages[0] < 0:
+        raise ValueError("expected [youngest, oldest]")
+    return ages
+
+
+AgeRange = Annotated[list[int], AfterValidator(_ascending)]
+
+
+class Source(_Section):
+    """Where the cohort comes from."""
+
+    kind: Literal["auto", "table", "synthetic"]
+    data: str | None
+    id_columns: list[str]
+    people: Count
+    ages: AgeRange
+
+    @model_validator(mode="after")
+    def _data_fits_kind(self) -> Source:
+        if self.kind == "table" and self.data is None:
+            raise ValueError("kind table needs source.data (on the command line: data=FILE)")
+        if self.kind == "synthetic" and self.data is not None:
+            raise ValueError("kind synthetic reads no data, yet source.data is set")
+        return self
+
+
+class CohortFilter(_Section):
+    """Who of the source is studied."""
+
+    ages: AgeRange
+    exclude: dict[str, list[str | int | float]]
+    complete_panel: bool
+
+
+class Validation(_Section):
+    """How many rows may be set aside."""
+
+    max_set_aside: Fraction
+
+
+class Split(_Section):
+    """Who trains, calibrates and tests."""
+
+    by: Literal["person", "column"]
+    column: str | None
+    train: list[str | int]
+    test: list[str | int]
+    test_fraction: OpenFraction
+    calibration_fraction: OpenFraction
+
+    @model_validator(mode="after")
+    def _column_named(self) -> Split:
+        if self.by == "column" and not (self.column and self.test):
+            raise ValueError("by column needs split.column and split.test")
+        if set(self.train) & set(self.test):
+            raise ValueError("split.train and split.test share values")
+        return self
+
+
+class State(_Section):
+    """What stays on this machine."""
+
+    folder: str
+
+
+class Network(_Section):
+    """Shape of the ensemble."""
+
+    members: Count
+    hidden: Annotated[list[Count], Field(min_length=1)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    sd_floor_years: Positive
+
+
+class Training(_Section):
+    """How the ensemble is fitted."""
+
+    epochs: Count
+    patience: Count
+    batch_size: Count
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip_norm: Positive
+    mask_rate: Annotated[float, Field(ge=0, lt=1)]
+    loss: Literal["crps", "nll"]
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Annotated[int, Field(ge=0)]
+
+
+class Scoring(_Section):
+    """What a scored row must look like."""
+
+    max_missing: Annotated[int, Field(ge=0)]
+
+
+class Evaluation(_Section):
+    """What is reported."""
+
+    coverages: Annotated[list[OpenFraction], Field(min_length=1)]
+
+
+class Tracking(_Section):
+    """Where runs and versions go."""
+
+    experiment: Annotated[str, Field(min_length=1)]
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+class Config(_Section):
+    """The resolved settings of a run."""
+
+    panel: str
+    target: Literal["age"]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    source: Source
+    cohort: CohortFilter
+    validation: Validation
+    split: Split
+    state: State
+    network: Network
+    training: Training
+    scoring: Scoring
+    evaluation: Evaluation
+    tracking: Tracking
+
+    @property
+    def source_kind(self) -> Literal["table", "synthetic"]:
+        """``source.kind`` with ``auto`` decided."""
+        if self.source.kind == "auto":
+            return "synthetic" if self.source.data is None else "table"
+        return self.source.kind
+
+    def to_yaml(self) -> str:
+        """The settings as YAML that ``load_config`` would resolve to the same."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def available_profiles() -> list[str]:
+    """Names that ``profile=`` takes."""
+    return ["default", *sorted(path.stem for path in (asset_folder("mlproject") / "profiles").glob("*.yaml"))]
+
+
+def load_config(profile: str = "default", data: str = "", overrides: str = "") -> Config:
+    """Resolve the settings of a run.
+
+    Args:
+        profile: name of a file in ``mlproject/profiles``, or ``default``.
+        data: path for ``source.data``; empty = none.
+        overrides: dotted ``key=value`` pairs separated by white space, values in YAML (``network.hidden=[64,64]``).
+
+    Raises:
+        BadInput: unknown profile, unknown key (the message names the nearest), or a value of the wrong kind.
+    """
+    folder = asset_folder("mlproject")
+    values = _read_yaml(folder / "default.yaml")
+    known = set(_dotted(values))
+    if profile not in available_profiles():
+        raise BadInput(
+            f"profile {profile!r}: no such profile; expected one of {', '.join(available_profiles())}"
+            f"{_nearest(profile, available_profiles())}"
+        )
+    if profile != "default":
+        _merge(values, _read_yaml(folder / "profiles" / f"{profile}.yaml"))
+    if data:
+        values["source"]["data"] = data
+    for dotted, value in _parse_overrides(overrides):
+        if dotted not in known:
+            raise BadInput(f"overrides: unknown key {dotted!r}{_nearest(dotted, known)}")
+        *path, last = dotted.split(".")
+        section = values
+        for name in path:
+            section = section[name]
+        section[last] = value
+    return validate_config(values)
+
+
+def validate_config(values: dict[str, Any]) -> Config:
+    """Check ``values`` against the model of the settings; the first fault is raised as one line.
+
+    Raises:
+        BadInput: unknown or missing key, or a value of the wrong kind.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function", "constrained")))
+        if first["type"] == "extra_forbidden":
+            raise BadInput(f"settings: unknown key {key!r}{_nearest(key, _dotted(_defaults()))}") from None
+        message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        found = first["input"]
+        shown = f", found {found!r}" if isinstance(found, str | int | float | bool) else ""
+        raise BadInput(f"settings: {key}: expected {message}{shown}".replace("expected expected", "expected")) from None
+
+
+def _defaults() -> dict[str, Any]:
+    return _read_yaml(asset_folder("mlproject") / "default.yaml")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise BadInput(f"{path}: expected settings as key: value")
+    return values
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Lay ``changes`` over ``base``; lists and ``cohort.exclude`` are replaced whole."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict) and base[key]:
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def _dotted(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{key}.")
+
+
+def _nearest(name: str, candidates: Any) -> str:
+    options = list(candidates)
+    found = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    if not found:  # the right leaf in the wrong section, or the leaf alone
+        found = [option for option in options if option.rpartition(".")[2] == name.rpartition(".")[2]]
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def _parse_overrides(text: str) -> Iterator[tuple[str, Any]]:
+    try:
+        pairs = shlex.split(text)
+    except ValueError as error:
+        raise BadInput(f"overrides: {error}; expected key=value pairs separated by spaces") from None
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise BadInput(f"overrides: {pair!r}: expected key=value")
+        try:
+            yield key, yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise BadInput(f"overrides: {key}: {value!r} is not a YAML value") from None

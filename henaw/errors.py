@@ -1,0 +1,35 @@
+"""The errors HENAW raises on purpose.
+
+Each is one line for a person: what is wrong, where, and what was expected. A message may name files, columns, keys, rules
+and counts, never a participant's value or id. The class decides the exit code of ``henaw`` and ``python -m pipelines.…``.
+"""
+
+
+class HenawError(Exception):
+    """Base of every error a user is meant to read; its text is the whole message."""
+
+    exit_code = 1
+
+
+class Refused(HenawError):
+    """A gate said no (exit 1): nothing is broken, the evidence was not good enough."""
+
+
+class BadInput(HenawError):
+    """What the user gave cannot be used (exit 2): a file, column, key, value or parameter."""
+
+    exit_code = 2
+
+
+class NotBuiltYet(BadInput):
+    """The stage or option is planned and does not exist in this version (exit 2)."""
+
+
+class EnvironmentProblem(HenawError):
+    """The machine or a service lets us down (exit 3): no disk space, no memory, no tracking server, a missing package."""
+
+    exit_code = 3
+
+
+class IntegrityError(BadInput):
+    """Stored files do not match their manifest, or belong to another architecture (exit 2); nothing was loaded."""
