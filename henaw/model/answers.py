@@ -1,0 +1,145 @@
+"""From rows as a caller gives them to the answers HENAW stands behind: numbers, or an abstention with its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from henaw.data.panel import Panel
+from henaw.errors import BadInput
+from henaw.model.clock import SEXES, Clock
+from henaw.model.distribution import central_levels
+
+Array = NDArray[np.float64]
+Reasons = Mapping[str, NDArray[np.bool_]]
+
+NUMBERS = (
+    "biological_age_years",
+    "lower_years",
+    "upper_years",
+    "aleatoric_sd_years",
+    "epistemic_sd_years",
+    "age_gap_years",
+    "age_gap_adjusted_years",
+)
+OUTPUTS = (*NUMBERS, "status", "flags")
+QUANTILE_LEVELS = np.arange(1, 100) / 100
+QUANTILE_COLUMNS = tuple(f"q{percent:02d}" for percent in range(1, 100))
+
+
+def input_columns(panel: Panel) -> tuple[str, ...]:
+    """Columns a scored row must have, in the order of the model's signature."""
+    return (*panel.names, "sex", "age_years")
+
+
+def answer(clock: Clock, rows: pd.DataFrame, coverage: float, *, quantiles: bool = False) -> pd.DataFrame:
+    """Score rows.
+
+    Args:
+        clock: the fitted clock.
+        rows: the columns of ``input_columns``; biomarkers and age as numbers or missing, sex ``female``, ``male`` or missing;
+            other columns are ignored.
+        coverage: of the interval, strictly between 0 and 1.
+        quantiles: add ``q01`` … ``q99`` of the distribution that the interval comes from.
+
+    Returns:
+        One row for each of ``rows``, same index: ``OUTPUTS`` (numbers in years). ``status`` is ``ok``, ``warn`` (an
+        extrapolation beyond the training range) or ``abstain`` (no numbers: ``None``); ``flags`` names the reasons,
+        separated by ``;``. A column of numbers is of dtype object only where a row abstains.
+
+    Raises:
+        BadInput: a column is missing or is not numeric, or ``coverage`` is impossible.
+    """
+    central_levels(coverage)  # an impossible coverage is refused whatever the rows
+    biomarkers, sex, age = _arrays(clock.panel, rows)
+    abstain, warn, note = _reasons(clock, biomarkers, sex, age)
+    # what is not going to be answered must not reach the network with values of unknown size
+    usable = np.where(np.isfinite(biomarkers), biomarkers, np.nan)
+    distribution = clock.predict(usable, sex)
+    lower, upper = distribution.interval(coverage)
+    gap = distribution.median - age
+    numbers = (
+        distribution.median,
+        lower,
+        upper,
+        distribution.aleatoric_sd,
+        distribution.epistemic_sd,
+        gap,
+        clock.gap.adjust(gap, age),
+    )
+    columns: dict[str, Any] = dict(zip(NUMBERS, numbers, strict=True))
+    refused = _any(abstain, len(rows))
+    status = np.where(refused, "abstain", np.where(_any(warn, len(rows)), "warn", "ok"))
+    columns["status"] = status.astype(object)
+    columns["flags"] = _flags({**abstain, **warn, **note}, len(rows))
+    if quantiles:
+        columns.update(zip(QUANTILE_COLUMNS, distribution.quantiles(QUANTILE_LEVELS).T, strict=True))
+    for name, values in columns.items():
+        if refused.any() and name not in ("status", "flags"):
+            columns[name] = np.where(refused, None, values.astype(object))
+    return pd.DataFrame(columns, index=rows.index)
+
+
+def _arrays(panel: Panel, rows: pd.DataFrame) -> tuple[Array, Array, Array]:
+    """Biomarkers (n, m), sex code (n,) and age (n,) as float64, NaN = missing or unusable."""
+    missing = [name for name in input_columns(panel) if name not in rows.columns]
+    if missing:
+        raise BadInput(f"columns missing: {', '.join(missing)}; expected {', '.join(input_columns(panel))}")
+    biomarkers = np.empty((len(rows), len(panel.names)))
+    for position, name in enumerate(panel.names):
+        biomarkers[:, position] = _numbers(rows[name], name)
+    codes = {sex: float(code) for code, sex in enumerate(SEXES)}
+    sex = np.array([codes.get(value, np.nan) for value in rows["sex"].tolist()], dtype=np.float64)
+    return biomarkers, sex, _numbers(rows["age_years"], "age_years")
+
+
+def _numbers(column: pd.Series[Any], name: str) -> Array:
+    if pd.api.types.is_bool_dtype(column):
+        raise BadInput(f"column {name}: expected numbers, found true/false")
+    try:
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        raise BadInput(f"column {name}: expected numbers, found text") from None
+
+
+def _reasons(clock: Clock, biomarkers: Array, sex: Array, age: Array) -> tuple[Reasons, Reasons, Reasons]:
+    """The rows (n,) with each reason to abstain, each reason to warn, and each thing merely noted."""
+    missing = np.isnan(biomarkers)
+    abstain = {
+        "sex_missing_or_unknown": np.isnan(sex),
+        "age_missing": np.isnan(age),
+        "age_implausible": ~np.isnan(age) & ~((age >= 0) & (age <= 120)),
+        "too_many_missing": missing.sum(axis=1) > clock.max_missing,
+    }
+    youngest, oldest = clock.trained_on.ages
+    # whole-year ages: someone of the oldest age is not yet a year older
+    warn = {"age_outside_training": (age < youngest) | (age >= oldest + 1)}
+    note = {}
+    for position, marker in enumerate(clock.panel.biomarkers):
+        values = biomarkers[:, position]
+        low, high = marker.plausible
+        implausible = ~missing[:, position] & ~((values >= low) & (values <= high))
+        outside = (values < clock.trained_on.lowest[position]) | (values > clock.trained_on.highest[position])
+        abstain[f"implausible:{marker.name}"] = implausible
+        warn[f"outside_training:{marker.name}"] = outside & ~implausible
+        note[f"missing:{marker.name}"] = missing[:, position]  # allowed, and paid for with a wider interval
+    return abstain, warn, note
+
+
+def _any(reasons: Reasons, rows: int) -> NDArray[np.bool_]:
+    found = np.zeros(rows, dtype=bool)
+    for applies in reasons.values():
+        found |= applies
+    return found
+
+
+def _flags(reasons: Reasons, rows: int) -> NDArray[np.object_]:
+    flags = np.full(rows, "", dtype=object)
+    for name, applies in reasons.items():
+        for row in np.flatnonzero(applies):
+            flags[row] = f"{flags[row]};{name}" if flags[row] else name
+    return flags

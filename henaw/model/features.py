@@ -1,0 +1,98 @@
+"""From biomarkers in their units to the network's inputs.
+
+Skewed markers are logged, every marker is centered and scaled robustly (median, and interquartile range of the training
+people as a standard deviation) and clipped to ±5. A missing value becomes 0 together with a presence bit of 0, so that a
+person with missing markers still has inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from henaw.data.panel import DERIVED_NEEDS, Panel
+
+Array = NDArray[np.float64]
+
+CLIP = 5.0
+IQR_PER_SD = 1.3489795003921634  # of a Gaussian: 2·Φ⁻¹(3/4)
+RATIO_LIMITS = (0.1, 10.0)  # of AST/ALT
+
+
+def log_ast_alt(ast: Array, alt: Array) -> Array:
+    """log(AST/ALT) with the ratio clamped to [0.1, 10]; missing where either is missing, not finite or not positive."""
+    usable = np.isfinite(ast) & np.isfinite(alt) & (ast > 0) & (alt > 0)
+    # the difference of logs neither overflows nor underflows where the ratio itself would
+    difference = np.log(np.where(usable, ast, 1.0)) - np.log(np.where(usable, alt, 1.0))
+    return np.where(usable, np.clip(difference, *np.log(RATIO_LIMITS)), np.nan)
+
+
+def raw_features(panel: Panel, biomarkers: Array) -> Array:
+    """Transformed markers and derived features before scaling.
+
+    Args:
+        panel: names the markers, their transforms and the derived features.
+        biomarkers: values in canonical units, shape (n, m), NaN = missing.
+
+    Returns:
+        Shape (n, p) with p = m + derived features; NaN where a value is missing or its logarithm does not exist.
+    """
+    columns = []
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for position, marker in enumerate(panel.biomarkers):
+            values = biomarkers[:, position]
+            if marker.transform == "log":
+                values = np.log(values)
+            elif marker.transform == "log1p":
+                values = np.log1p(values)
+            columns.append(values)
+    for feature in panel.derived:
+        first, second = (biomarkers[:, panel.names.index(name)] for name in DERIVED_NEEDS[feature])
+        columns.append(log_ast_alt(first, second))
+    stacked = np.stack(columns, axis=1)
+    return np.where(np.isfinite(stacked), stacked, np.nan)
+
+
+def dependence(panel: Panel) -> NDArray[np.bool_]:
+    """Which features each marker enters, shape (m, p): hiding marker i hides every feature j with ``[i, j]`` true."""
+    table = np.zeros((len(panel.names), len(panel.names) + len(panel.derived)), dtype=bool)
+    np.fill_diagonal(table, True)
+    for position, feature in enumerate(panel.derived, start=len(panel.names)):
+        for name in DERIVED_NEEDS[feature]:
+            table[panel.names.index(name), position] = True
+    return table
+
+
+@dataclass(frozen=True)
+class FeatureScaling:
+    """Center and scale of every feature, fitted on training people; shapes (p,)."""
+
+    center: Array
+    scale: Array
+
+    def apply(self, features: Array) -> tuple[Array, Array]:
+        """Scale ``features`` (n, p).
+
+        Returns:
+            Scaled values, 0 where missing, and presence (1 or 0); both (n, p).
+        """
+        present = np.isfinite(features)
+        scaled = np.clip((np.where(present, features, self.center) - self.center) / self.scale, -CLIP, CLIP)
+        return scaled, present.astype(np.float64)
+
+
+def fit_scaling(features: Array) -> FeatureScaling:
+    """Median and robust standard deviation of each feature of ``features`` (n, p).
+
+    A feature without spread gets scale 1, one that nobody has gets center 0: both then carry nothing.
+    """
+    center, scale = np.zeros(features.shape[1]), np.ones(features.shape[1])
+    for position, column in enumerate(features.T):
+        seen = column[np.isfinite(column)]
+        if seen.size:
+            low, middle, high = np.quantile(seen, [0.25, 0.5, 0.75])
+            spread = (high - low) / IQR_PER_SD or float(seen.std())  # half the people on one value: no quartile range
+            center[position], scale[position] = middle, spread or 1.0
+    return FeatureScaling(center, scale)

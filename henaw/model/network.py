@@ -1,0 +1,50 @@
+"""The ensemble as a PyTorch module: K independent networks trained as one batched program."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from henaw.model.ensemble import EnsembleShape
+
+
+class EnsembleNetwork(nn.Module):
+    """K multilayer perceptrons with ReLU as stacked weights; a layer is one batched matrix product over the members."""
+
+    def __init__(self, shape: EnsembleShape, dropout: float, generator: torch.Generator) -> None:
+        """Draw every member's initial weights from ``generator`` (He 2015; the head starts at the training mean)."""
+        super().__init__()
+        self.shape = shape
+        self.dropout = dropout
+        last = len(shape.hidden)
+        for name, size in shape.parameter_shapes().items():
+            values = torch.zeros(size)
+            if name.endswith("weight"):
+                gain = 0.1 if name.startswith(f"layer{last}") else math.sqrt(2.0)
+                values.normal_(0.0, gain / math.sqrt(size[1]), generator=generator)
+            self.register_parameter(name.replace(".", "_"), nn.Parameter(values))
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Members' means and standard deviations in years, each (K, B), from inputs (K, B, d)."""
+        last = len(self.shape.hidden)
+        activation = inputs
+        for layer in range(last + 1):
+            weight, bias = getattr(self, f"layer{layer}_weight"), getattr(self, f"layer{layer}_bias")
+            activation = torch.baddbmm(bias.unsqueeze(1), activation, weight)
+            if layer < last:
+                activation = functional.dropout(functional.relu(activation), self.dropout, self.training)
+        mean = self.shape.center_years + self.shape.scale_years * activation[..., 0]
+        sd = self.shape.sd_floor_years + self.shape.scale_years * functional.softplus(activation[..., 1])
+        return mean, sd
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """A copy of the parameters on the host, named as ``EnsembleShape.parameter_shapes``."""
+        return {
+            name.replace("_", "."): parameter.detach().cpu().numpy().copy()
+            for name, parameter in self.named_parameters()
+        }

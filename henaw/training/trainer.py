@@ -1,0 +1,206 @@
+"""The training loop: K independent members, one batched program, the best epoch of each member kept."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from henaw.config import Training
+from henaw.errors import EnvironmentProblem, HenawError
+from henaw.model.losses import LOSSES
+from henaw.model.network import EnsembleNetwork
+from henaw.training.batches import TrainingData, all_inputs, epoch_batches
+from henaw.training.telemetry import Events, OutOfMemory
+
+EVALUATION_ROWS = 4096  # bounds the memory of a validation pass
+_NORM_FLOOR = 1e-12  # keeps a member without gradient from dividing by zero
+
+
+@dataclass
+class _Progress:
+    """Where training stands, for messages."""
+
+    phase: str = "set-up"
+    epoch: int = 0
+    step: int = 0
+
+
+def choose_device(settings: Training) -> torch.device:
+    """The device that ``training.device`` means on this machine.
+
+    Raises:
+        EnvironmentProblem: a GPU is asked for and there is none.
+    """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentProblem("training.device: cuda was asked for, but PyTorch finds no GPU here; use auto or cpu")
+    use_gpu = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if use_gpu else "cpu")
+
+
+def use_threads(settings: Training) -> None:
+    """Give PyTorch ``training.threads`` threads, or all the cores that this process may use."""
+    torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+
+
+def train(
+    network: EnsembleNetwork, people: TrainingData, validation: TrainingData, settings: Training, seed: int, events: Events
+) -> list[dict[str, float]]:
+    """Fit ``network`` in place and leave every member at its best epoch.
+
+    Args:
+        network: the ensemble, on the device of the data.
+        people: training people.
+        validation: people whose loss chooses each member's epoch; not trained on.
+        settings: optimizer, schedule, masking, early stopping.
+        seed: of batch order and masks.
+        events: listener.
+
+    Returns:
+        One row an epoch: ``epoch``, ``train_loss``, ``validation_loss``, ``learning_rate``, ``gradient_norm``,
+        ``clipped_fraction``; losses in the loss's unit, means over members.
+
+    Raises:
+        EnvironmentProblem: memory ran out; the event is emitted first.
+        HenawError: the loss is not finite any more.
+    """
+    progress = _Progress()
+    try:
+        return _loop(network, people, validation, settings, seed, events, progress)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        event = OutOfMemory(progress.phase, progress.epoch, progress.step, settings.batch_size, _allocated(people))
+    finally:
+        events.on_train_end()
+    events.on_out_of_memory(event)
+    raise EnvironmentProblem(
+        f"out of memory in {event.phase}, epoch {event.epoch}, step {event.step} with batches of {event.batch_size}: "
+        "lower training.batch_size or network.members"
+    )
+
+
+def _loop(
+    network: EnsembleNetwork,
+    people: TrainingData,
+    validation: TrainingData,
+    settings: Training,
+    seed: int,
+    events: Events,
+    progress: _Progress,
+) -> list[dict[str, float]]:
+    members, steps_per_epoch = network.shape.members, math.ceil(len(people) / settings.batch_size)
+    generator = torch.Generator().manual_seed(seed)
+    loss_of = LOSSES[settings.loss]
+    parameters = list(network.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, total_steps=max(2, settings.epochs * steps_per_epoch), cycle_momentum=False
+    )
+    best = _BestEpochs(network)
+    history: list[dict[str, float]] = []
+    events.on_train_begin(settings.epochs, steps_per_epoch)
+    for epoch in range(settings.epochs):
+        network.train()
+        losses, norms, clipped = [], [], []
+        for batch in epoch_batches(people, members, settings.batch_size, settings.mask_rate, generator):
+            progress.phase, progress.epoch = "training", epoch
+            optimizer.zero_grad(set_to_none=True)
+            mean, sd = network(batch.inputs)
+            member_loss = loss_of(mean, sd, batch.age).mean(dim=1)
+            member_loss.sum().backward()  # members share nothing: the sum's gradient is each member's own
+            norm = clip_members(parameters, settings.clip_norm)
+            optimizer.step()
+            schedule.step()
+            losses.append(member_loss.detach())
+            norms.append(norm)
+            clipped.append((norm > settings.clip_norm).float())
+            events.on_step_committed(
+                progress.step,
+                {
+                    "gradient_norm": float(norm.square().sum().sqrt()),
+                    "gradient_norm_largest_member": float(norm.max()),
+                    "learning_rate": schedule.get_last_lr()[0],
+                },
+            )
+            progress.step += 1
+        progress.phase = "validation"
+        validation_loss = evaluate_members(network, validation, settings)
+        if not bool(torch.isfinite(validation_loss).all()):
+            raise HenawError(f"the validation loss is not finite in epoch {epoch}: lower training.learning_rate")
+        best.update(network, validation_loss)
+        row = {
+            "epoch": float(epoch),
+            "train_loss": float(torch.stack(losses).mean()),
+            "validation_loss": float(validation_loss.mean()),
+            "learning_rate": schedule.get_last_lr()[0],
+            "gradient_norm": float(torch.stack(norms).mean()),
+            "clipped_fraction": float(torch.stack(clipped).mean()),
+        }
+        history.append(row)
+        events.on_epoch_end(epoch, row)
+        if best.stale_epochs >= settings.patience:
+            break
+    best.restore(network)
+    return history
+
+
+def clip_members(parameters: list[torch.nn.Parameter], limit: float) -> Tensor:
+    """Scale each member's gradient to norm ``limit`` at most; returns the norms before, shape (K,).
+
+    By member and not over all of them, so that a member trains the same in whatever company.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.stack([gradient.flatten(1).square().sum(dim=1) for gradient in gradients]).sum(dim=0).sqrt()
+    factor = (limit / norm.clamp(min=_NORM_FLOOR)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
+    return norm
+
+
+@torch.no_grad()
+def evaluate_members(network: EnsembleNetwork, data: TrainingData, settings: Training) -> Tensor:
+    """Mean loss of each member on ``data`` with nothing hidden, shape (K,)."""
+    network.eval()
+    total = torch.zeros(network.shape.members, device=data.age.device)
+    for inputs, age in zip(all_inputs(data).split(EVALUATION_ROWS), data.age.split(EVALUATION_ROWS), strict=True):
+        mean, sd = network(inputs.expand(network.shape.members, -1, -1))
+        total += LOSSES[settings.loss](mean, sd, age).sum(dim=1)
+    return total / len(data)
+
+
+class _BestEpochs:
+    """The parameters of every member at its own lowest validation loss."""
+
+    def __init__(self, network: EnsembleNetwork) -> None:
+        self.loss = torch.full((network.shape.members,), math.inf, device=next(network.parameters()).device)
+        self.parameters = [parameter.detach().clone() for parameter in network.parameters()]
+        self.stale_epochs = 0
+
+    def update(self, network: EnsembleNetwork, loss: Tensor) -> None:
+        better = loss < self.loss
+        self.stale_epochs = 0 if bool(better.any()) else self.stale_epochs + 1
+        self.loss = torch.where(better, loss, self.loss)
+        for kept, parameter in zip(self.parameters, network.parameters(), strict=True):
+            kept[better] = parameter.detach()[better]
+
+    @torch.no_grad()
+    def restore(self, network: EnsembleNetwork) -> None:
+        for kept, parameter in zip(self.parameters, network.parameters(), strict=True):
+            parameter.copy_(kept)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out (reliability promise 1); everything else is somebody else's error."""
+    text = str(error).lower()
+    told = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed")
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in told)
+    )
+
+
+def _allocated(people: TrainingData) -> int:
+    return torch.cuda.memory_allocated(people.age.device) if people.age.is_cuda else 0
