@@ -27,6 +27,7 @@ NUMBERS = (
     "age_gap_adjusted_years",
 )
 OUTPUTS = (*NUMBERS, "status", "flags")
+DEFAULT_COVERAGE = 0.9
 QUANTILE_LEVELS = np.arange(1, 100) / 100
 QUANTILE_COLUMNS = tuple(f"q{percent:02d}" for percent in range(1, 100))
 

@@ -28,6 +28,7 @@ from henaw.model.gap import GapRegression
 Array = NDArray[np.float64]
 
 FORMAT = 1
+CLOCK_FOLDER = "clock"  # its name among the artifacts of a run and of a registered model
 SEXES = ("female", "male")  # coded 0 and 1
 
 

@@ -102,7 +102,7 @@ def training_data(table: pd.DataFrame, panel: Panel, scaling: FeatureScaling, de
     scaled, present = scaling.apply(raw_features(panel, biomarkers))
 
     def tensor(values: Array) -> torch.Tensor:
-        return torch.as_tensor(values, dtype=torch.float32, device=device)
+        return torch.tensor(values, dtype=torch.float32, device=device)
 
     return TrainingData(
         scaled=tensor(scaled),

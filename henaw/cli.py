@@ -1,0 +1,69 @@
+"""The command ``henaw``: what a user does outside ``mlflow run``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from henaw import __version__
+from henaw.console import ProgressLine, run_app
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Biological age with an honest uncertainty. Training and its stages run through `mlflow run . -e STAGE`.",
+)
+
+
+@app.command()
+def score(
+    model: Annotated[str, typer.Option(help="A registered model: models:/NAME@ALIAS or models:/NAME/VERSION.")],
+    input: Annotated[Path, typer.Option(help="Rows to score: CSV, CSV.gz or Parquet with the panel's columns.")],
+    output: Annotated[Path, typer.Option(help="Where the answers go: CSV, CSV.gz or Parquet, by its ending.")],
+    coverage: Annotated[float, typer.Option(help="Of the interval, between 0 and 1.")] = 0.9,
+    quantiles: Annotated[bool, typer.Option("--quantiles", help="Add q01 … q99 of the predictive distribution.")] = False,
+    keep: Annotated[list[str] | None, typer.Option(help="Copy this input column beside the answers; may be repeated.")] = None,
+) -> None:
+    """Answer every row of a file, in its order and in bounded memory."""
+    from henaw.registry.versions import load_version
+    from henaw.serving.score import score_file
+
+    rows = score_file(
+        load_version(model),
+        input,
+        output,
+        coverage=coverage,
+        quantiles=quantiles,
+        keep=tuple(keep or ()),
+        progress=ProgressLine(),
+    )
+    typer.echo(f"scored {rows:,} rows into {output}")
+
+
+@app.command()
+def doctor() -> None:
+    """Check whether this machine is fit for HENAW, and say what to do where it is not."""
+    from henaw import doctor as examination
+
+    findings = examination.examine(Path.cwd())
+    typer.echo("\n".join(examination.table(findings)))
+    examination.require_fit(findings)
+
+
+@app.command()
+def version() -> None:
+    """Print HENAW's version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Entry point of the command ``henaw``."""
+    sys.exit(run_app(app))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""The only writer of MLflow runs: one parent run a command, a child run a stage, metrics in batches."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import filelock
+import mlflow
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from henaw.config import Config
+from henaw.errors import BadInput, EnvironmentProblem
+from henaw.training.telemetry import Events, OutOfMemory
+
+logger = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 10.0  # a tracking server that takes longer to accept a connection counts as not answering
+BATCH = 1000  # most metrics that MLflow takes in one call
+STAGE_TAG = "henaw.stage"
+
+
+def require_tracking() -> str:
+    """Make sure that runs can be written before any work is done, and return the tracking URI.
+
+    A server must accept a connection. The schema of a database is created here, under a lock, so that processes that
+    start together do not race for it.
+
+    Raises:
+        EnvironmentProblem: the server or database does not answer.
+    """
+    uri = mlflow.get_tracking_uri()
+    shown = _without_secret(uri)
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https") or parts.scheme.startswith(("postgresql", "mysql", "mssql")):
+        default_port = {"http": 80, "https": 443, "mysql": 3306, "mssql": 1433}.get(parts.scheme.split("+")[0], 5432)
+        try:
+            port = parts.port or default_port
+            socket.create_connection((parts.hostname or "localhost", port), timeout=ANSWER_SECONDS).close()
+        except (OSError, ValueError) as error:
+            raise EnvironmentProblem(
+                f"tracking server {shown} does not answer ({type(error).__name__}); start it or set MLFLOW_TRACKING_URI"
+            ) from None
+    try:
+        if parts.scheme == "sqlite":
+            with filelock.FileLock(f"{parts.path[1:]}.lock", timeout=120):
+                MlflowClient().search_experiments(max_results=1)
+        else:
+            MlflowClient().search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, OSError, filelock.Timeout) as error:
+        raise EnvironmentProblem(
+            f"tracking server {shown} does not answer as MLflow ({type(error).__name__}); check MLFLOW_TRACKING_URI"
+        ) from None
+    return shown
+
+
+def _without_secret(uri: str) -> str:
+    parts = urlsplit(uri)
+    if parts.password is None:
+        return uri
+    return uri.replace(f":{parts.password}@", ":***@")
+
+
+@contextmanager
+def parent_run(config: Config, name: str) -> Iterator[str]:
+    """The run of a command: the one that ``mlflow run`` opened, or a new one in ``tracking.experiment``.
+
+    It holds the resolved settings and is closed as FAILED when the block raises. Yields the run's id.
+    """
+    require_tracking()
+    if "MLFLOW_RUN_ID" not in os.environ:
+        mlflow.set_experiment(config.tracking.experiment)
+    with mlflow.start_run(run_name=None if "MLFLOW_RUN_ID" in os.environ else name) as run:
+        mlflow.set_tag(STAGE_TAG, name)
+        mlflow.log_text(config.to_yaml(), "config.yaml")
+        yield run.info.run_id
+
+
+@contextmanager
+def child_run(stage: str) -> Iterator[str]:
+    """A child of the active run for one stage, closed as FAILED when the block raises. Yields its id."""
+    with mlflow.start_run(run_name=stage, nested=True) as run:
+        mlflow.set_tag(STAGE_TAG, stage)
+        started = time.perf_counter()
+        yield run.info.run_id
+        mlflow.log_metric("stage_seconds", time.perf_counter() - started)
+
+
+def log_metrics(metrics: dict[str, float]) -> None:
+    """Metrics of the active run; not-finite ones (undefined on so few people) are left out."""
+    finite = {name: float(value) for name, value in metrics.items() if value == value and abs(value) != float("inf")}
+    if finite:
+        mlflow.log_metrics(finite)
+
+
+def log_params(params: dict[str, str | int | float | None]) -> None:
+    """Parameters of the active run."""
+    mlflow.log_params(params)
+
+
+def log_text(text: str, name: str) -> None:
+    """A text artifact of the active run."""
+    mlflow.log_text(text, name)
+
+
+def log_json(value: object, name: str) -> None:
+    """A JSON artifact of the active run."""
+    mlflow.log_dict(value, name)
+
+
+def log_figure(figure: Figure, name: str) -> None:
+    """A figure as PNG and SVG artifacts ``figures/<name>`` of the active run."""
+    for suffix in ("png", "svg"):
+        mlflow.log_figure(figure, f"figures/{name}.{suffix}", save_kwargs={"dpi": 150, "bbox_inches": "tight"})
+
+
+def set_tags(tags: dict[str, str]) -> None:
+    """Tags of the active run."""
+    mlflow.set_tags(tags)
+
+
+def log_folder(folder: Path, name: str) -> None:
+    """The files of ``folder`` as artifacts under ``name`` of the active run."""
+    mlflow.log_artifacts(str(folder), name)
+
+
+def fetch_folder(run_id: str, name: str, into: Path) -> Path:
+    """Download artifact folder ``name`` of run ``run_id`` below ``into``.
+
+    Raises:
+        BadInput: no such run, or it has no such artifacts.
+    """
+    require_tracking()
+    try:
+        MlflowClient().get_run(run_id)
+    except MlflowException:
+        raise BadInput(f"run {run_id!r}: no such run in {_without_secret(mlflow.get_tracking_uri())}") from None
+    try:
+        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=str(into)))
+    except (MlflowException, OSError):
+        raise BadInput(f"run {run_id}: has no artifacts {name}/; expected a run of the train stage") from None
+
+
+class TrackingEvents(Events):
+    """Writes a training run's events to the active MLflow run, in batches, once an epoch."""
+
+    def __init__(self) -> None:
+        """Listen on behalf of the run that is active now."""
+        run = mlflow.active_run()
+        assert run is not None, "opened by child_run"
+        self._run_id = run.info.run_id
+        self._client = MlflowClient()
+        self._pending: list[Metric] = []
+
+    def on_step_committed(self, step: int, metrics: dict[str, float]) -> None:
+        """Keep the step's metrics for the next batch."""
+        now = int(time.time() * 1000)
+        self._pending += [Metric(f"step/{name}", value, now, step) for name, value in metrics.items()]
+
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Write the epoch's metrics and what is pending."""
+        now = int(time.time() * 1000)
+        self._pending += [Metric(f"epoch/{name}", value, now, epoch) for name, value in metrics.items() if name != "epoch"]
+        self._flush()
+
+    def on_out_of_memory(self, event: OutOfMemory) -> None:
+        """Write the event at once: the run is about to end."""
+        logger.error("out of memory in %s, epoch %d, step %d", event.phase, event.epoch, event.step)
+        self._pending.append(Metric("out_of_memory_events", 1.0, int(time.time() * 1000), event.step))
+        self._client.set_tag(self._run_id, "henaw.out_of_memory", f"{event.phase}, epoch {event.epoch}, step {event.step}")
+        self._flush()
+
+    def on_train_end(self) -> None:
+        """Write what is pending."""
+        self._flush()
+
+    def _flush(self) -> None:
+        for start in range(0, len(self._pending), BATCH):
+            self._client.log_batch(self._run_id, metrics=self._pending[start : start + BATCH])
+        self._pending.clear()

@@ -1,0 +1,152 @@
+"""Versions of the registered model: how a clock becomes one, and which one is answered by."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+import henaw
+from henaw.data.panel import Panel
+from henaw.errors import BadInput, HenawError
+from henaw.model.answers import DEFAULT_COVERAGE, NUMBERS, answer, input_columns
+from henaw.model.clock import CLOCK_FOLDER, Clock, load_clock
+
+logger = logging.getLogger(__name__)
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+SERVING_PACKAGES = ("mlflow", "numpy", "pandas", "scipy", "safetensors", "pydantic", "PyYAML")  # answering needs no PyTorch
+SERVED_ROOMS = ("__init__.py", "py.typed", "errors.py", "data", "model", "registry")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version and the aliases it was given."""
+
+    name: str
+    number: int
+    aliases: tuple[str, ...]
+
+    @property
+    def uri(self) -> str:
+        """Where MLflow finds it; by alias where it is the champion."""
+        return f"models:/{self.name}@{CHAMPION}" if CHAMPION in self.aliases else f"models:/{self.name}/{self.number}"
+
+
+def signature(panel: Panel) -> ModelSignature:
+    """The full signature: every column a double but ``sex``, ``status`` and ``flags``; parameter ``coverage``.
+
+    All biomarkers are doubles because nullable integers would silently cost the signature.
+    """
+    inputs = [ColSpec(_type_of(name), name) for name in input_columns(panel)]
+    outputs = [
+        *(ColSpec(DataType.double, name, required=False) for name in NUMBERS),
+        ColSpec(DataType.string, "status"),
+        ColSpec(DataType.string, "flags"),
+    ]
+    parameters = ParamSchema([ParamSpec("coverage", DataType.double, DEFAULT_COVERAGE)])
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs), params=parameters)
+
+
+def _type_of(column: str) -> DataType:
+    return DataType.string if column == "sex" else DataType.double
+
+
+def input_example(clock: Clock) -> pd.DataFrame:
+    """Two people who do not exist: everything at the middle of the training people, and one marker missing."""
+    middle = (clock.trained_on.lowest * clock.trained_on.highest) ** 0.5
+    rows = pd.DataFrame([middle.round(1), middle.round(1)], columns=list(clock.panel.names))
+    rows.iloc[1, 0] = float("nan")
+    return rows.assign(sex=["female", "male"], age_years=[50.0, 50.0])
+
+
+def register(clock_folder: Path, name: str, tags: dict[str, str]) -> Version:
+    """Add a version of registered model ``name`` made from the clock in ``clock_folder``.
+
+    It is logged to the active run, verified by loading it back and answering its own example, and only then registered,
+    as ``challenger``, and as ``champion`` where the model has none.
+
+    Raises:
+        IntegrityError: the clock's files do not match their manifest.
+        HenawError: MLflow dropped the signature, or the logged model does not answer as the clock does.
+    """
+    clock = load_clock(clock_folder)
+    example = input_example(clock)
+    with tempfile.TemporaryDirectory(prefix="henaw-") as temporary:
+        logged = mlflow.pyfunc.log_model(
+            name=name,
+            python_model=str(Path(henaw.__file__).parent / "registry" / "scoring_model.py"),
+            artifacts={CLOCK_FOLDER: str(clock_folder)},
+            code_paths=[str(_own_code(Path(temporary)))],
+            signature=signature(clock.panel),
+            input_example=example,
+            pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in SERVING_PACKAGES],
+            tags=tags,
+        )
+    _require_faithful(logged.model_uri, clock, example)
+    client = MlflowClient()
+    created = mlflow.register_model(logged.model_uri, name, tags=tags)
+    number = int(created.version)
+    aliases = [CHALLENGER]
+    client.set_registered_model_alias(name, CHALLENGER, str(number))
+    if champion_version(name) is None:
+        client.set_registered_model_alias(name, CHAMPION, str(number))
+        aliases.append(CHAMPION)
+    logger.info("registered %s version %d (%s)", name, number, ", ".join(aliases))
+    return Version(name, number, tuple(aliases))
+
+
+def champion_version(name: str) -> int | None:
+    """Number of the version that is ``champion`` of ``name``, or None."""
+    try:
+        return int(MlflowClient().get_model_version_by_alias(name, CHAMPION).version)
+    except MlflowException:
+        return None
+
+
+def load_version(uri: str) -> Clock:
+    """The clock inside the registered model ``uri`` (``models:/henaw@champion``, ``models:/henaw/3``, ``runs:/…``).
+
+    Raises:
+        BadInput: not the address of a model, no such model, or not one of HENAW's.
+        IntegrityError: its files do not match their manifest.
+    """
+    if not uri.startswith(("models:/", "runs:/")):
+        raise BadInput(f"model {uri!r}: expected an address such as models:/henaw@champion or models:/henaw/3")
+    try:
+        with tempfile.TemporaryDirectory(prefix="henaw-") as temporary:
+            folder = mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/artifacts/{CLOCK_FOLDER}", dst_path=temporary)
+            return load_clock(Path(folder))
+    except (MlflowException, OSError) as error:
+        raise BadInput(f"model {uri!r}: no such model of HENAW's in the registry ({type(error).__name__})") from None
+
+
+def _own_code(folder: Path) -> Path:
+    """A copy of what the served model needs of HENAW's own code, so that it runs where HENAW is not installed."""
+    package, copy = Path(henaw.__file__).parent, folder / "henaw"
+    copy.mkdir()
+    for name in SERVED_ROOMS:
+        if (package / name).is_dir():
+            shutil.copytree(package / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(package / name, copy / name)
+    return copy
+
+
+def _require_faithful(uri: str, clock: Clock, example: pd.DataFrame) -> None:
+    """The logged model must carry its signature and answer as the clock it was made from does."""
+    loaded = mlflow.pyfunc.load_model(uri)
+    if loaded.metadata.signature is None or loaded.metadata.signature.inputs is None:
+        raise HenawError("MLflow dropped the model's signature; nothing was registered")
+    if not loaded.predict(example).equals(answer(clock, example, DEFAULT_COVERAGE)):
+        raise HenawError("the logged model does not answer as the clock it was made from; nothing was registered")

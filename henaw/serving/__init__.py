@@ -1,0 +1,1 @@
+"""Serving: answers for files of rows."""

@@ -1,0 +1,64 @@
+"""Stage train, the fitting itself: clean cohort → clock. ``pipelines/train.py`` is the way there and on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from henaw.config import Config
+from henaw.console import ProgressLine
+from henaw.data.panel import Panel
+from henaw.data.splits import split
+from henaw.evaluation import plots
+from henaw.model.clock import Clock
+from henaw.registry import tracking
+from henaw.training.fit import fit_clock
+from henaw.training.telemetry import Events, Listeners
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The clock, and the people that it has never seen."""
+
+    clock: Clock
+    test: pd.DataFrame
+
+
+class ProgressEvents(Events):
+    """Shows epoch and loss on the progress line."""
+
+    def __init__(self, progress: ProgressLine) -> None:
+        """Show on ``progress``."""
+        self._progress, self._epochs = progress, 0
+
+    def on_train_begin(self, epochs: int, steps_per_epoch: int) -> None:
+        """Learn how many epochs there may be."""
+        self._epochs = epochs
+
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Show the epoch's validation loss."""
+        detail = f"epoch {epoch + 1}/{self._epochs}  loss {metrics['validation_loss']:.3f}"
+        self._progress.update((epoch + 1) / self._epochs, detail)
+
+
+def run(config: Config, panel: Panel, table: pd.DataFrame, progress: ProgressLine) -> Fitted:
+    """Split ``table`` by participant, fit the clock, log history and figures to the active run."""
+    parts = split(table, config.split, config.seed)
+    tracking.log_params(
+        {"panel": panel.name, "seed": config.seed, **{f"people_{name}": count for name, count in parts.to_dict().items()}}
+    )
+    tracking.log_params({f"network.{name}": str(value) for name, value in config.network.model_dump().items()})
+    tracking.log_params({f"training.{name}": value for name, value in config.training.model_dump().items()})
+    clock, history = fit_clock(
+        table.iloc[parts.train],
+        table.iloc[parts.calibration],
+        panel,
+        config,
+        Listeners([tracking.TrackingEvents(), ProgressEvents(progress)]),
+    )
+    tracking.log_json(history, "history.json")
+    loss = {"crps": "CRPS (years)", "nll": "negative log likelihood (nats)"}[config.training.loss]
+    tracking.log_figure(plots.loss_curves(history, loss), "loss")
+    tracking.log_figure(plots.gradient_norms(history, config.training.clip_norm), "gradient_norms")
+    return Fitted(clock, table.iloc[parts.test])

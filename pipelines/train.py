@@ -1,0 +1,74 @@
+"""The main job: validate → cache → train → evaluate → register, each a child run of one parent run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+import typer
+
+from henaw.config import Config, asset_folder, load_config
+from henaw.console import ProgressLine, run_stage
+from henaw.data.panel import load_panel
+from henaw.evaluation.report import Report
+from henaw.model.clock import CLOCK_FOLDER
+from henaw.registry import tracking
+from henaw.registry.versions import Version
+from pipelines import cache, evaluate, fit, register, validate
+
+
+def run(config: Config) -> tuple[Report, Version]:
+    """Walk a cohort through all stages, with one parent run and a child run a stage."""
+    panel = load_panel(config.panel, asset_folder("mlproject") / "panels")
+    progress = ProgressLine()
+    with tracking.parent_run(config, "train") as run_id:
+        with tracking.child_run("validate"), progress.stage("validate"):
+            validated = validate.run(config, panel)
+        with tracking.child_run("cache"), progress.stage("cache"):
+            table = cache.run(config, panel, validated)
+        with tracking.child_run("train"), progress.stage("train"):
+            fitted = fit.run(config, panel, table, progress)
+        with tracking.child_run("evaluate"), progress.stage("evaluate"):
+            report = evaluate.run(config, fitted.clock, fitted.test)
+        tracking.log_metrics(report.metrics)  # on the parent too: that is the row people compare
+        with (
+            tracking.child_run("register"),
+            progress.stage("register"),
+            tempfile.TemporaryDirectory(prefix="henaw-") as temporary,
+        ):
+            folder = Path(temporary) / CLOCK_FOLDER
+            fitted.clock.save(folder)
+            tracking.log_folder(folder, CLOCK_FOLDER)
+            version = register.run(config, folder, {"henaw.training_run": run_id})
+    return report, version
+
+
+def closing_words(report: Report, version: Version) -> str:
+    """What a person reads at the end: the figures, the version, and how to look at both."""
+    commands = ["mlflow ui", f"mlflow models serve -m {version.uri} --env-manager local --port 5001"]
+    folder = Path(sys.prefix)
+    if folder != Path(sys.base_prefix) and os.environ.get("VIRTUAL_ENV") != str(folder):
+        shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+        commands.insert(0, f"source {shlex.quote(str(shown / 'bin' / 'activate'))}")
+    return "\n".join(
+        [
+            "",
+            report.markdown(),
+            f"Registered {version.name} version {version.number} ({', '.join(version.aliases)}).",
+            "Look at it, and serve it:",
+            *(f"  {command}" for command in commands),
+        ]
+    )
+
+
+def main(profile: str = "default", data: str = "", overrides: str = "") -> None:
+    """Train, evaluate and register a clock."""
+    report, version = run(load_config(profile, data, overrides))
+    typer.echo(closing_words(report, version))
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage(main))
