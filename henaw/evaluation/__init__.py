@@ -1,0 +1,1 @@
+"""How good a clock is on people it has not seen: scores, a report without participants' values, and plots."""
