@@ -71,7 +71,7 @@ def crps_from_quantiles(quantiles: Array, levels: Array, truth: Array) -> Array:
     """CRPS of a distribution known by its quantiles (n, q): twice their mean pinball loss; shape (n,).
 
     CRPS = 2·∫₀¹ pinball_τ dτ (Laio & Tamea 2007, HESS 11; Gneiting & Ranjan 2011, JBES 29). The mean is the midpoint
-    rule for the integral where ``levels`` are ``midpoint_levels(q)``; for 1 %, 2 %, …, 99 % it is about 1 % too large.
+    rule for the integral where ``levels`` are ``midpoint_levels(q)``; for 1 %, 2 %, …, 99 % it is up to 1 % too large.
     """
     return np.asarray(2 * pinball_loss(quantiles, levels, truth).mean(axis=1))
 

@@ -118,11 +118,12 @@ def loss_curves(history: History, quantity: str) -> Figure:
     """Training and validation loss by epoch.
 
     Args:
-        history: a record an epoch with ``epoch``, ``train_loss`` and ``validation_loss``.
+        history: a record an epoch with ``epoch`` (from 0), ``train_loss`` and ``validation_loss`` (means over members).
         quantity: what the loss is, with its unit: ``CRPS (years)``.
     """
     figure, (axes,) = _figure(6.4, 4.5)
-    epochs, train, validation = (_series(history, name) for name in ("epoch", "train_loss", "validation_loss"))
+    epochs = _epochs(history)
+    train, validation = _series(history, "train_loss"), _series(history, "validation_loss")
     axes.plot(epochs, train, "o-", color=BLUE, markersize=4, label="training")
     axes.plot(epochs, validation, "s-", color=ORANGE, markersize=4, label="validation")
     if np.isfinite(validation).any():
@@ -131,7 +132,7 @@ def loss_curves(history: History, quantity: str) -> Figure:
         axes.axvline(epochs[best], color=GRAY, linewidth=1.3, linestyle=":", label=label)
     axes.set(xlabel="Epoch", ylabel=f"Loss: {quantity}")
     _count_epochs(axes, epochs)
-    _describe(axes, "Training and validation loss", _epochs(epochs))
+    _describe(axes, "Training and validation loss", f"{_counted(epochs, 'epoch')}, means over members")
     _legend(axes, "best")
     return figure
 
@@ -140,14 +141,17 @@ def gradient_norms(history: History, clip_norm: float) -> Figure:
     """Gradient norm before clipping, and how often it was clipped, by epoch.
 
     Args:
-        history: a record an epoch with ``epoch``, ``gradient_norm`` (mean over steps) and ``clipped_fraction``.
-        clip_norm: the largest norm that training lets through.
+        history: a record an epoch with ``epoch`` (from 0), ``gradient_norm`` and ``clipped_fraction`` (means over steps
+            and members).
+        clip_norm: the largest norm of a member's gradient that training lets through.
     """
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     figure, (norms, clipped) = _figure(6.4, 5.6, rows=2)
-    epochs = _series(history, "epoch")
-    norms.plot(epochs, _series(history, "gradient_norm"), "o-", color=BLUE, markersize=4, label="mean over steps")
+    epochs = _epochs(history)
+    norms.plot(
+        epochs, _series(history, "gradient_norm"), "o-", color=BLUE, markersize=4, label="mean over steps and members"
+    )
     norms.axhline(clip_norm, color=ORANGE, linewidth=1.4, linestyle="--", label=f"clipped above {clip_norm:g}")
     norms.set(yscale="log", ylabel="Gradient norm\nbefore clipping")
     norms.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -159,7 +163,7 @@ def gradient_norms(history: History, clip_norm: float) -> Figure:
     clipped.set(xlabel="Epoch", ylabel="Clipped gradients\n(% of all)", ylim=(0, 100))
     for axes in (norms, clipped):
         _count_epochs(axes, epochs)
-    _describe(norms, "Gradients in training", _epochs(epochs))
+    _describe(norms, "Gradients in training", _counted(epochs, "epoch"))
     return figure
 
 
@@ -251,8 +255,13 @@ def _count_epochs(axes: Axes, epochs: Array) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def _epochs(epochs: Array) -> str:
-    return f"{len(epochs):,} {'epoch' if len(epochs) == 1 else 'epochs'}"
+def _counted(values: Array, one: str) -> str:
+    return f"{len(values):,} {one}{'' if len(values) == 1 else 's'}"
+
+
+def _epochs(history: History) -> Array:
+    """Epochs counted from 1, as people do."""
+    return _series(history, "epoch") + 1
 
 
 def _series(history: History, name: str) -> Array:
