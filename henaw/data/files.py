@@ -7,6 +7,7 @@ a unique temporary file in the same folder, is flushed to the disk and renamed.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import secrets
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from henaw.errors import BadInput, EnvironmentProblem
 
@@ -79,6 +81,12 @@ def digest_file(path: Path) -> str:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def digest_values(values: Any) -> str:
+    """BLAKE2b (256 bit, hex) of JSON-able ``values``; the order of a mapping's keys does not count."""
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
 
 
 def remove_orphans(folder: Path, older_than_seconds: float = 3600) -> int:

@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 KEY_VARIABLE = "HENAW_PSEUDONYM_KEY"
 KEY_FILE = "pseudonym.key"
 PSEUDONYM_LENGTH = 32  # hexadecimal digits: 128 bits, no two of 10⁹ people collide
+SMALLEST_CELL = 5  # no count of people between zero and this is published
 
 _KEY_BYTES = 32
 _ID_PATTERN = r"[A-Za-z0-9_-]{1,64}"
@@ -95,6 +96,11 @@ def pseudonyms(ids: pd.Series[str], key: bytes) -> pd.Series[str]:
     codes, people = pd.factorize(ids)
     known = [hmac.digest(key, person.encode(), "sha256").hex()[:PSEUDONYM_LENGTH] for person in people.tolist()]
     return pd.Series(known, dtype="str").take(codes).set_axis(ids.index)
+
+
+def publishable(counts: Mapping[str, int]) -> dict[str, int | str]:
+    """``counts`` of people as they may leave this machine: one to four stand as ``"<5"``."""
+    return {name: f"<{SMALLEST_CELL}" if 0 < count < SMALLEST_CELL else count for name, count in counts.items()}
 
 
 def _parse_key(text: str, where: str) -> bytes:

@@ -99,16 +99,21 @@ def scan_table(
     cells.refuse_faults()
 
 
-def require_columns(path: Path, wanted: Iterable[str], present: Sequence[str]) -> None:
+def require_columns(
+    path: Path,
+    wanted: Iterable[str],
+    present: Sequence[str],
+    why: str = "expected the participant table's names, with their units",
+) -> None:
     """Check that every column ``wanted`` is ``present`` in the table at ``path``.
 
     Raises:
-        BadInput: the missing ones, and the nearest name for each.
+        BadInput: the missing ones, the nearest name for each, and ``why`` they are needed.
     """
     missing = [name for name in wanted if name not in present]
     if missing:
         shown = ", ".join(f"{name}{_nearest(name, present)}" for name in missing)
-        raise BadInput(f"{path}: no column {shown}; expected the participant table's names, with their units")
+        raise BadInput(f"{path}: no column {shown}; {why}")
 
 
 def _nearest(name: str, present: Sequence[str]) -> str:

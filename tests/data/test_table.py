@@ -231,7 +231,7 @@ def test_damaged_parquet(tmp_path: Path) -> None:
     flipped = whole[:500] + bytes([whole[500] ^ 1]) + whole[501:]
     for broken in (whole[:-20], whole[:4], b"", flipped):
         put(path, broken)
-        with pytest.raises(BadInput, match="not a Parquet file, or a damaged one|is empty"):
+        with pytest.raises(BadInput, match=r"not a Parquet file, or a damaged one|is empty"):
             read_table(path, numbers=["x"])
 
 

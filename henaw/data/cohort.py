@@ -1,0 +1,188 @@
+"""From a source to the cohort: read it, put pseudonyms in the place of ids, and choose who is studied."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from henaw.config import Config, asset_folder
+from henaw.data.files import digest_file, digest_values
+from henaw.data.panel import Panel
+from henaw.data.participants import load_or_create_key, participant_ids, pseudonyms, publishable
+from henaw.data.synthetic import synthetic_table
+from henaw.data.table import read_table, require_columns, table_columns
+from henaw.errors import BadInput
+
+logger = logging.getLogger(__name__)
+
+PARTICIPANT = "participant"
+"""Column of the pseudonym."""
+
+_FOLLOW_UP = ("died", "followup_months")
+_VISIT = "visit"
+_SYNTHETIC_ID = "participant_id"
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """A participant table as read, before validation; ``digest`` is of the source's bytes and how they are read."""
+
+    table: pd.DataFrame
+    digest: str
+    kind: str
+
+
+def read_cohort(config: Config, panel: Panel) -> Cohort:
+    """Read the source that ``config`` names.
+
+    The table has one row a person and visit: ``participant`` (pseudonym), ``age_years``, ``sex``, the panel's
+    biomarkers (float64, NaN = missing), ``died``, ``followup_months`` and ``visit`` where the source has them, and the
+    columns that ``cohort.exclude`` and ``split.column`` name. Nothing else of the source is kept.
+
+    Raises:
+        BadInput: a file, column, cell or id that cannot be used.
+        EnvironmentProblem: the pseudonym key cannot be read or written.
+    """
+    columns = _Columns.of(config, panel)
+    digest = source_digest(config, panel)
+    if config.source_kind == "synthetic":
+        rows, id_columns = _draw_synthetic(config, columns), [_SYNTHETIC_ID]
+    else:
+        path, id_columns = _path(config), config.source.id_columns
+        rows = read_table(path, numbers=columns.numbers, texts=[*columns.texts, *id_columns], optional=columns.optional)
+        if source_digest(config, panel) != digest:
+            raise BadInput(f"{path}: changed while it was read; run again when it is complete")
+    ids = participant_ids(rows, id_columns)
+    table = rows[[name for name in columns.kept if name in rows]]
+    table.insert(0, PARTICIPANT, pseudonyms(ids, load_or_create_key(Path(config.state.folder))))
+    table["sex"] = table["sex"].str.strip().str.lower()
+    logger.info("read %d rows of %d participants (%s)", len(table), table[PARTICIPANT].nunique(), config.source_kind)
+    return Cohort(table, digest, config.source_kind)
+
+
+def source_digest(config: Config, panel: Panel) -> str:
+    """What the cohort is made of: the source's bytes and the settings of reading, in 64 hexadecimal digits.
+
+    The file is hashed, not parsed; its name and place do not count.
+
+    Raises:
+        BadInput: the file lacks a column, or cannot be read.
+    """
+    columns = _Columns.of(config, panel)
+    reading = {"kind": config.source_kind, "kept": columns.kept}
+    if config.source_kind == "synthetic":
+        drawn = {"people": config.source.people, "ages": config.source.ages, "seed": config.seed}
+        biomarkers = asset_folder("mlproject") / "panels" / "biomarkers.yaml"
+        return digest_values(reading | drawn | {"files": [digest_file(_summaries()), digest_file(biomarkers)]})
+    path = _path(config)
+    _check_header(path, config, panel, columns)
+    return digest_values(reading | {"id_columns": config.source.id_columns, "bytes": digest_file(path)})
+
+
+def select(table: pd.DataFrame, config: Config, panel: Panel) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Keep the participants that ``config.cohort`` asks for.
+
+    Returns:
+        The kept rows with a RangeIndex, and numbers of people: ``participants`` in the table, then for each rule those
+        of whom it left out a row that no earlier rule had, then ``selected``. Publish them through ``publishable``.
+
+    Raises:
+        BadInput: nobody is left.
+    """
+    youngest, oldest = config.cohort.ages
+    age = table["age_years"]
+    rules: dict[str, NDArray[np.bool_]] = {
+        "age_unknown": age.isna().to_numpy(),
+        "age_outside": ~((age >= youngest) & (age < oldest + 1)).to_numpy(),
+    }
+    for column, values in config.cohort.exclude.items():
+        rules[column] = rows_with(table[column], values)
+        if not rules[column].any():
+            logger.warning("cohort.exclude: nobody has one of %s in column %s", values, column)
+    if config.cohort.complete_panel:
+        rules["panel_incomplete"] = table[list(panel.names)].isna().any(axis=1).to_numpy()
+
+    people = table[PARTICIPANT]
+    counts = {"participants": people.nunique()}
+    kept = np.ones(len(table), dtype=np.bool_)
+    for rule, out in rules.items():
+        counts[f"left_out.{rule}"] = people[kept & out].nunique()
+        kept &= ~out
+    counts["selected"] = people[kept].nunique()
+    if not kept.any():
+        shown = ", ".join(f"{name} {count}" for name, count in publishable(counts).items())
+        raise BadInput(f"cohort: nobody is left for panel {panel.name} ({shown}); see the settings under cohort")
+    logger.info("selected %d of %d participants", counts["selected"], counts["participants"])
+    return table.loc[kept].reset_index(drop=True), counts
+
+
+def rows_with(column: pd.Series, values: Sequence[str | int | float]) -> NDArray[np.bool_]:
+    """Which rows hold one of ``values``: strings are compared as text, numbers as numbers (1 is "1" and "1.0")."""
+    texts = [value for value in values if isinstance(value, str)]
+    numbers = [value for value in values if not isinstance(value, str)]
+    found = column.isin(texts).to_numpy() if texts else np.zeros(len(column), dtype=np.bool_)
+    return found | pd.to_numeric(column, errors="coerce").isin(numbers).to_numpy() if numbers else found
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What is read of a source, and what of it is kept."""
+
+    numbers: list[str]
+    texts: list[str]
+    optional: list[str]
+    asked: dict[str, str]  # by the setting that asks for it
+
+    @classmethod
+    def of(cls, config: Config, panel: Panel) -> _Columns:
+        asked = dict.fromkeys(config.cohort.exclude, "cohort.exclude")
+        if config.split.by == "column" and config.split.column:
+            asked[config.split.column] = "split.column"
+        numbers = ["age_years", *panel.names, *_FOLLOW_UP]
+        texts = ["sex", _VISIT, *(name for name in asked if name not in (*numbers, "sex", _VISIT))]
+        return cls(numbers, texts, [name for name in (*_FOLLOW_UP, _VISIT) if name not in asked], asked)
+
+    @property
+    def kept(self) -> list[str]:
+        return [self.numbers[0], self.texts[0], *self.numbers[1:], *self.texts[1:]]
+
+
+def _path(config: Config) -> Path:
+    assert config.source.data is not None  # the settings' own check
+    return Path(config.source.data)
+
+
+def _summaries() -> Path:
+    return asset_folder("mlproject") / "synthetic" / "nhanes_1999_2010.json"
+
+
+def _draw_synthetic(config: Config, columns: _Columns) -> pd.DataFrame:
+    youngest, oldest = config.source.ages
+    rows = synthetic_table(config.source.people, (youngest, oldest), config.seed, summaries=_summaries())
+    for name, setting in columns.asked.items():
+        if name not in rows:
+            raise BadInput(f"{setting}: the synthetic cohort has no column {name}; name a table with data=FILE")
+    return rows
+
+
+def _check_header(path: Path, config: Config, panel: Panel, columns: _Columns) -> None:
+    present = table_columns(path)
+    ids = config.source.id_columns
+    measured = [name for name in ids if name in columns.numbers]
+    if measured:
+        raise BadInput(f"source.id_columns: {measured[0]} is a measurement; expected columns that name participants")
+    if (ids and set(ids) <= set(columns.asked)) or PARTICIPANT in columns.asked:
+        raise BadInput("cohort.exclude and split.column keep every column that names participants; ids are never kept")
+    require_columns(
+        path, ids, present, "source.id_columns names the columns of the participant's id ([]: every row is a person)"
+    )
+    for name, setting in columns.asked.items():
+        require_columns(path, [name], present, f"{setting} asks for it")
+    require_columns(path, ["age_years", "sex"], present)
+    require_columns(path, panel.names, present, f"needed by panel {panel.name}, in the unit that the name says")
