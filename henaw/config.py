@@ -1,27 +1,41 @@
 """Settings: ``mlproject/default.yaml``, a profile on top, dotted overrides on top of that, all checked by pydantic.
 
-The models below have no defaults on purpose: a default stands in ``default.yaml`` and nowhere else, so a key that the code
-reads and the file lacks fails every test at once. This module is also the one place that knows where ``mlproject/`` and
-``expectations/`` are.
+The models below have no defaults on purpose: a default stands in ``default.yaml`` and nowhere else, so a key that the
+code reads and the file lacks fails every test at once. This module is also the one place that knows where
+``mlproject/`` and ``expectations/`` are.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from henaw.errors import BadInput
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-OpenFraction = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
+_EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+
+
+def _number_meant(value: Any) -> Any:
+    """YAML 1.1 takes 3e-3 for text (it wants 3.0e-3); where a key holds a number, the number is meant."""
+    if not (isinstance(value, str) and _EXPONENT.fullmatch(value)):
+        return value
+    number = float(value)
+    return int(number) if number.is_integer() else number
+
+
+Integer = Annotated[int, BeforeValidator(_number_meant)]
+Number = Annotated[float, BeforeValidator(_number_meant)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+OpenFraction = Annotated[Number, Field(gt=0, lt=1)]
+Count = Annotated[Integer, Field(ge=1)]
+Positive = Annotated[Number, Field(gt=0)]
 
 
 def asset_folder(name: Literal["mlproject", "expectations"]) -> Path:
@@ -32,16 +46,16 @@ def asset_folder(name: Literal["mlproject", "expectations"]) -> Path:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def _ascending(ages: list[int]) -> list[int]:
     if len(ages) != 2 or ages[0] > ages[1] or ages[0] < 0:
-        raise ValueError("expected [youngest, oldest]")
+        raise ValueError("expected two ages, [youngest, oldest]")
     return ages
 
 
-AgeRange = Annotated[list[int], AfterValidator(_ascending)]
+AgeRange = Annotated[list[Integer], AfterValidator(_ascending)]
 
 
 class Source(_Section):
@@ -56,7 +70,7 @@ class Source(_Section):
     @model_validator(mode="after")
     def _data_fits_kind(self) -> Source:
         if self.kind == "table" and self.data is None:
-            raise ValueError("kind table needs source.data (on the command line: data=FILE)")
+            raise ValueError("kind table needs a path in source.data (on the command line: data=FILE)")
         if self.kind == "synthetic" and self.data is not None:
             raise ValueError("kind synthetic reads no data, yet source.data is set")
         return self
@@ -89,9 +103,9 @@ class Split(_Section):
     @model_validator(mode="after")
     def _column_named(self) -> Split:
         if self.by == "column" and not (self.column and self.test):
-            raise ValueError("by column needs split.column and split.test")
+            raise ValueError("by column needs a name in split.column and values in split.test")
         if set(self.train) & set(self.test):
-            raise ValueError("split.train and split.test share values")
+            raise ValueError("split.train and split.test share values; expected each on one side")
         return self
 
 
@@ -106,7 +120,7 @@ class Network(_Section):
 
     members: Count
     hidden: Annotated[list[Count], Field(min_length=1)]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
+    dropout: Annotated[Number, Field(ge=0, lt=1)]
     sd_floor_years: Positive
 
 
@@ -117,18 +131,18 @@ class Training(_Section):
     patience: Count
     batch_size: Count
     learning_rate: Positive
-    weight_decay: Annotated[float, Field(ge=0)]
+    weight_decay: Annotated[Number, Field(ge=0)]
     clip_norm: Positive
-    mask_rate: Annotated[float, Field(ge=0, lt=1)]
+    mask_rate: Annotated[Number, Field(ge=0, lt=1)]
     loss: Literal["crps", "nll"]
     device: Literal["auto", "cpu", "cuda"]
-    threads: Annotated[int, Field(ge=0)]
+    threads: Annotated[Integer, Field(ge=0)]
 
 
 class Scoring(_Section):
     """What a scored row must look like."""
 
-    max_missing: Annotated[int, Field(ge=0)]
+    max_missing: Annotated[Integer, Field(ge=0)]
 
 
 class Evaluation(_Section):
@@ -149,7 +163,7 @@ class Config(_Section):
 
     panel: str
     target: Literal["age"]
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Annotated[Integer, Field(ge=0, lt=2**32)]
     source: Source
     cohort: CohortFilter
     validation: Validation
@@ -189,21 +203,24 @@ def load_config(profile: str = "default", data: str = "", overrides: str = "") -
     Raises:
         BadInput: unknown profile, unknown key (the message names the nearest), or a value of the wrong kind.
     """
-    folder = asset_folder("mlproject")
-    values = _read_yaml(folder / "default.yaml")
-    known = set(_dotted(values))
+    values = _defaults()
+    known = list(_dotted(values))
+    sections = {key.rpartition(".")[0] for key in known}
     if profile not in available_profiles():
         raise BadInput(
             f"profile {profile!r}: no such profile; expected one of {', '.join(available_profiles())}"
             f"{_nearest(profile, available_profiles())}"
         )
     if profile != "default":
-        _merge(values, _read_yaml(folder / "profiles" / f"{profile}.yaml"))
+        chosen = asset_folder("mlproject") / "profiles" / f"{profile}.yaml"
+        _merge(values, _read_yaml(chosen), str(chosen))
     if data:
         values["source"]["data"] = data
     for dotted, value in _parse_overrides(overrides):
         if dotted not in known:
             raise BadInput(f"overrides: unknown key {dotted!r}{_nearest(dotted, known)}")
+        if dotted in sections:
+            raise BadInput(f"overrides: {dotted} is a section; expected one of its keys, as in {dotted}.KEY=VALUE")
         *path, last = dotted.split(".")
         section = values
         for name in path:
@@ -221,14 +238,34 @@ def validate_config(values: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function", "constrained")))
-        if first["type"] == "extra_forbidden":
-            raise BadInput(f"settings: unknown key {key!r}{_nearest(key, _dotted(_defaults()))}") from None
-        message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        found = first["input"]
-        shown = f", found {found!r}" if isinstance(found, str | int | float | bool) else ""
-        raise BadInput(f"settings: {key}: expected {message}{shown}".replace("expected expected", "expected")) from None
+        raise BadInput(f"settings: {_first_fault(error)}") from None
+
+
+def _first_fault(error: ValidationError) -> str:
+    """What pydantic found first, in words that stand on their own."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    faults = [first]
+    if path[-1:] in (["str"], ["int"], ["float"]):  # one fault for each kind that the key may hold
+        faults = [fault for fault in error.errors() if fault["loc"][:-1] == first["loc"][:-1]]
+        path.pop()
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{_nearest(key, _dotted(_defaults()))}"
+    if first["type"] == "missing":
+        return f"key {key!r} is missing"
+    if first["type"] == "value_error":
+        return f"{key}: {first['msg'].removeprefix('Value error, ')}"
+    if first["type"] == "model_type":
+        return f"{key}: expected keys and values"
+    expected = " or ".join(_in_our_words(fault["msg"]) for fault in faults)
+    found = f", found {first['input']!r}" if isinstance(first["input"], str | int | float | bool) else ""
+    return f"{key}: expected {expected}{found}"
+
+
+def _in_our_words(message: str) -> str:
+    message = message.removeprefix("Input should be ").partition(" after validation")[0]
+    return message.replace("List should have", "a list of").replace("String should", "text that must")
 
 
 def _defaults() -> dict[str, Any]:
@@ -245,13 +282,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> None:
+def _merge(base: dict[str, Any], changes: dict[str, Any], source: str) -> None:
     """Lay ``changes`` over ``base``; lists and ``cohort.exclude`` are replaced whole."""
     for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(base.get(key), dict) and base[key]:
-            _merge(base[key], value)
-        else:
+        if not (isinstance(base.get(key), dict) and base[key]):
             base[key] = value
+        elif isinstance(value, dict):
+            _merge(base[key], value, source)
+        else:
+            raise BadInput(f"{source}: {key}: expected keys and values, as it is a section")
 
 
 def _dotted(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -261,7 +300,7 @@ def _dotted(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _dotted(value, f"{prefix}{key}.")
 
 
-def _nearest(name: str, candidates: Any) -> str:
+def _nearest(name: str, candidates: Iterable[str]) -> str:
     options = list(candidates)
     found = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     if not found:  # the right leaf in the wrong section, or the leaf alone
