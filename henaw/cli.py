@@ -13,7 +13,6 @@ from henaw.console import ProgressLine, run_app
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Biological age with an honest uncertainty. Training and its stages run through `mlflow run . -e STAGE`.",
 )
@@ -25,8 +24,12 @@ def score(
     input: Annotated[Path, typer.Option(help="Rows to score: CSV, CSV.gz or Parquet with the panel's columns.")],
     output: Annotated[Path, typer.Option(help="Where the answers go: CSV, CSV.gz or Parquet, by its ending.")],
     coverage: Annotated[float, typer.Option(help="Of the interval, between 0 and 1.")] = 0.9,
-    quantiles: Annotated[bool, typer.Option("--quantiles", help="Add q01 … q99 of the predictive distribution.")] = False,
-    keep: Annotated[list[str] | None, typer.Option(help="Copy this input column beside the answers; may be repeated.")] = None,
+    quantiles: Annotated[
+        bool, typer.Option("--quantiles", help="Add q01 … q99 of the predictive distribution.")
+    ] = False,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Copy this input column beside the answers; may be repeated.")
+    ] = None,
 ) -> None:
     """Answer every row of a file, in its order and in bounded memory."""
     from henaw.registry.versions import load_version
@@ -62,7 +65,7 @@ def version() -> None:
 
 def main() -> None:
     """Entry point of the command ``henaw``."""
-    sys.exit(run_app(app))
+    sys.exit(run_app(app, sys.argv[1:] or ["--help"]))
 
 
 if __name__ == "__main__":

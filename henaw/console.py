@@ -1,7 +1,7 @@
 """What a person at a terminal sees: one-line errors with exit codes, log lines, and one progress line.
 
-Log levels: ERROR a person must act, WARNING something is degraded, INFO milestones, DEBUG detail. ``HENAW_LOG`` chooses the
-least level shown (default INFO).
+Log levels: ERROR a person must act, WARNING something is degraded, INFO milestones, DEBUG detail. ``HENAW_LOG`` chooses
+the least level shown (default INFO).
 """
 
 from __future__ import annotations
@@ -57,10 +57,11 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
 
     def parse_and_run() -> None:
         try:
-            command.main(args=None if arguments is None else list(arguments), standalone_mode=False)
+            code = command.main(args=None if arguments is None else list(arguments), standalone_mode=False)
         except TyperException as error:
-            option = getattr(getattr(error, "param", None), "opts", [""])[-1]
-            raise BadInput(f"{option + ': ' if option else ''}{' '.join(error.message.split())}; see --help") from None
+            raise BadInput(f"{' '.join(error.format_message().split()).rstrip('.')}; see --help") from None
+        if code == INTERRUPTED_EXIT:  # typer keeps a KeyboardInterrupt to itself and returns this
+            raise KeyboardInterrupt
 
     return run_command(parse_and_run)
 
@@ -82,12 +83,12 @@ def run_command(command: Callable[[], None]) -> int:
         set_up_logging()
         command()
     except HenawError as error:
-        typer.echo(f"henaw: {error}", err=True)
+        typer.echo(f"henaw: {' '.join(str(error).splitlines())}", err=True)
         return error.exit_code
     except KeyboardInterrupt:
         typer.echo("henaw: interrupted", err=True)
         return INTERRUPTED_EXIT
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last resort of a program
         if logger.isEnabledFor(logging.DEBUG):
             traceback.print_exc()
         place = traceback.extract_tb(error.__traceback__)[-1]
