@@ -1,7 +1,8 @@
 """The errors HENAW raises on purpose.
 
-Each is one line for a person: what is wrong, where, and what was expected. A message may name files, columns, keys, rules
-and counts, never a participant's value or id. The class decides the exit code of ``henaw`` and ``python -m pipelines.…``.
+Each is one line for a person: what is wrong, where, and what was expected. A message may name files, columns, keys,
+rules and counts, never a participant's value or id. The class decides the exit code of ``henaw`` and
+``python -m pipelines.…``.
 """
 
 
@@ -26,7 +27,7 @@ class NotBuiltYet(BadInput):
 
 
 class EnvironmentProblem(HenawError):
-    """The machine or a service lets us down (exit 3): no disk space, no memory, no tracking server, a missing package."""
+    """The machine or a service lets us down (exit 3): no disk space, no memory, no tracking server, no such package."""
 
     exit_code = 3
 

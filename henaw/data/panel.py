@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from henaw.errors import BadInput
 
@@ -19,6 +19,7 @@ Transform = Literal["identity", "log", "log1p"]
 Derived = Literal["log_ast_alt"]
 
 DERIVED_NEEDS: dict[Derived, tuple[str, ...]] = {"log_ast_alt": ("ast_u_l", "alt_u_l")}
+_LEAST_OF_TRANSFORM: dict[Transform, float] = {"log": 0.0, "log1p": -1.0}
 
 
 def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
@@ -28,9 +29,9 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 class Biomarker(BaseModel):
-    """One biomarker in its canonical unit; ``plausible`` is the closed range outside which a value is taken for a mistake."""
+    """One biomarker in its canonical unit; outside the closed range ``plausible`` a value is taken for a mistake."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     title: str
@@ -39,6 +40,13 @@ class Biomarker(BaseModel):
     transform: Transform
     plausible: Annotated[tuple[float, float], AfterValidator(_ordered)]
     ukb_field: int | None = None
+
+    @model_validator(mode="after")
+    def _transformable(self) -> Biomarker:
+        least = _LEAST_OF_TRANSFORM.get(self.transform, float("-inf"))
+        if self.plausible[0] <= least:
+            raise ValueError(f"plausible: transform {self.transform} needs a lower end above {least:g}")
+        return self
 
 
 class Panel(BaseModel):
@@ -66,23 +74,25 @@ def load_panel(name: str, folder: Path) -> Panel:
     """Read panel ``name`` from ``folder``.
 
     Raises:
-        BadInput: no such panel, an unknown or repeated biomarker, or a derived feature whose markers the panel lacks.
+        BadInput: no such panel, a file that is no panel, an unknown or repeated biomarker, or a derived feature whose
+            markers the panel lacks.
     """
     path = folder / f"{name}.yaml"
     if name not in available_panels(folder):
         raise BadInput(f"panel {name!r}: no such panel; expected one of {', '.join(available_panels(folder))}")
     catalog = load_biomarkers(folder)
-    raw: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    names = raw.get("biomarkers") or []
-    unknown = [marker for marker in names if marker not in catalog]
-    if unknown:
-        raise BadInput(f"{path.name}: {', '.join(unknown)} not described in biomarkers.yaml")
-    if not names or len(set(names)) != len(names):
-        raise BadInput(f"{path.name}: expected at least one biomarker and each only once")
+    raw = _read_yaml(path)
+    names = raw.get("biomarkers")
+    if not isinstance(names, list) or not names or not all(isinstance(marker, str) for marker in names):
+        raise BadInput(f"{path.name}: biomarkers: expected a list of at least one name")
+    if unknown := [marker for marker in names if marker not in catalog]:
+        raise BadInput(f"{path.name}: biomarkers: {', '.join(unknown)} not described in biomarkers.yaml")
+    if len(set(names)) != len(names):
+        raise BadInput(f"{path.name}: biomarkers: expected each only once")
     try:
-        panel = Panel(**{**raw, "name": name, "biomarkers": tuple(catalog[marker] for marker in names)})
+        panel = Panel.model_validate({**raw, "name": name, "biomarkers": tuple(catalog[marker] for marker in names)})
     except ValidationError as error:
-        raise BadInput(f"{path.name}: {error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from None
+        raise BadInput(f"{path.name}: {_first_fault(error)}") from None
     for feature in panel.derived:
         missing = [marker for marker in DERIVED_NEEDS[feature] if marker not in panel.names]
         if missing:
@@ -97,10 +107,28 @@ def load_biomarkers(folder: Path) -> dict[str, Biomarker]:
         BadInput: an entry with a missing, unknown or mistyped key.
     """
     path = folder / "biomarkers.yaml"
+    catalog = {}
+    for name, entry in _read_yaml(path).items():
+        if not isinstance(entry, dict):
+            raise BadInput(f"{path.name}: {name}: expected title, unit, organ, transform, plausible")
+        try:
+            catalog[str(name)] = Biomarker.model_validate({**entry, "name": name})
+        except ValidationError as error:
+            raise BadInput(f"{path.name}: {name}: {_first_fault(error)}") from None
+    return catalog
+
+
+def _read_yaml(path: Path) -> dict[Any, Any]:
     try:
-        return {
-            name: Biomarker(name=name, **entry)
-            for name, entry in yaml.safe_load(path.read_text(encoding="utf-8")).items()
-        }
-    except ValidationError as error:
-        raise BadInput(f"{path.name}: {error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from None
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise BadInput(f"{path}: expected key: value")
+    return values
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = "".join(f"{part}: " for part in first["loc"])
+    return f"{where}{first['msg'].removeprefix('Value error, ')}"
