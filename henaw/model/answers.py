@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,8 @@ def answer(clock: Clock, rows: pd.DataFrame, coverage: float, *, quantiles: bool
 
     Args:
         clock: the fitted clock.
-        rows: the columns of ``input_columns``; biomarkers and age as numbers or missing, sex ``female``, ``male`` or missing;
-            other columns are ignored.
+        rows: the columns of ``input_columns``; biomarkers and age as numbers or missing, sex ``female``, ``male`` or
+            missing; other columns are ignored.
         coverage: of the interval, strictly between 0 and 1.
         quantiles: add ``q01`` … ``q99`` of the distribution that the interval comes from.
 
@@ -53,7 +54,7 @@ def answer(clock: Clock, rows: pd.DataFrame, coverage: float, *, quantiles: bool
         separated by ``;``. A column of numbers is of dtype object only where a row abstains.
 
     Raises:
-        BadInput: a column is missing or is not numeric, or ``coverage`` is impossible.
+        BadInput: a column is missing, repeated or not numeric, or ``coverage`` is impossible.
     """
     central_levels(coverage)  # an impossible coverage is refused whatever the rows
     biomarkers, sex, age = _arrays(clock.panel, rows)
@@ -62,7 +63,7 @@ def answer(clock: Clock, rows: pd.DataFrame, coverage: float, *, quantiles: bool
     usable = np.where(np.isfinite(biomarkers), biomarkers, np.nan)
     distribution = clock.predict(usable, sex)
     lower, upper = distribution.interval(coverage)
-    gap = distribution.median - age
+    gap = distribution.median - np.where(np.isfinite(age), age, np.nan)
     numbers = (
         distribution.median,
         lower,
@@ -90,21 +91,33 @@ def _arrays(panel: Panel, rows: pd.DataFrame) -> tuple[Array, Array, Array]:
     missing = [name for name in input_columns(panel) if name not in rows.columns]
     if missing:
         raise BadInput(f"columns missing: {', '.join(missing)}; expected {', '.join(input_columns(panel))}")
+    if repeated := [name for name in input_columns(panel) if (rows.columns == name).sum() > 1]:
+        raise BadInput(f"columns more than once: {', '.join(repeated)}; expected each once")
     biomarkers = np.empty((len(rows), len(panel.names)))
     for position, name in enumerate(panel.names):
         biomarkers[:, position] = _numbers(rows[name], name)
     codes = {sex: float(code) for code, sex in enumerate(SEXES)}
-    sex = np.array([codes.get(value, np.nan) for value in rows["sex"].tolist()], dtype=np.float64)
-    return biomarkers, sex, _numbers(rows["age_years"], "age_years")
+    sex = np.array([codes.get(value, np.nan) if isinstance(value, str) else np.nan for value in rows["sex"].tolist()])
+    return biomarkers, sex.astype(np.float64), _numbers(rows["age_years"], "age_years")
 
 
 def _numbers(column: pd.Series[Any], name: str) -> Array:
-    if pd.api.types.is_bool_dtype(column):
+    """``column`` as float64; what pandas would turn into a number (text, true/false, dates) is refused."""
+    kinds, seen = pd.api.types, column.dropna()
+    if kinds.is_bool_dtype(column) or any(isinstance(value, bool | np.bool_) for value in _objects(seen)):
         raise BadInput(f"column {name}: expected numbers, found true/false")
+    if len(seen) and not kinds.is_any_real_numeric_dtype(column) and not kinds.is_object_dtype(column):
+        raise BadInput(f"column {name}: expected numbers, found {column.dtype}")
+    if not all(isinstance(value, Number) for value in _objects(seen)):
+        raise BadInput(f"column {name}: expected numbers, found text")
     try:
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError):
-        raise BadInput(f"column {name}: expected numbers, found text") from None
+    except (TypeError, OverflowError):
+        raise BadInput(f"column {name}: expected numbers that fit a double") from None
+
+
+def _objects(column: pd.Series[Any]) -> list[Any]:
+    return column.tolist() if pd.api.types.is_object_dtype(column) else []
 
 
 def _reasons(clock: Clock, biomarkers: Array, sex: Array, age: Array) -> tuple[Reasons, Reasons, Reasons]:

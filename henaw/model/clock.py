@@ -1,7 +1,7 @@
 """The fitted clock: everything needed to predict, saved without pickle and loaded only if whole.
 
-On disk a clock is a folder: ``clock.json`` (panel, scaling, architecture, what it was trained on), ``weights.safetensors``
-and, written last, ``manifest.json`` with a BLAKE2b digest of the other two.
+On disk a clock is a folder: ``clock.json`` (panel, scaling, architecture, what it was trained on),
+``weights.safetensors`` and, written last, ``manifest.json`` with a BLAKE2b digest of the other two.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ Array = NDArray[np.float64]
 FORMAT = 1
 CLOCK_FOLDER = "clock"  # its name among the artifacts of a run and of a registered model
 SEXES = ("female", "male")  # coded 0 and 1
+LEAST_PUBLISHED = 5  # people that a figure stored with the clock is made of
+FILES = ("clock.json", "weights.safetensors")  # manifest.json comes last and has their digests
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class TrainingRange:
     """What the training people spanned: outside it an answer is an extrapolation.
 
     Attributes:
-        lowest, highest: ends of every biomarker's range, shape (m,); see ``range_ends``.
+        lowest, highest: ends of every biomarker's range, shape (m,), NaN where unknown; see ``range_ends``.
         ages: ends of the age range in whole years.
     """
 
@@ -49,13 +51,13 @@ class TrainingRange:
 def range_ends(values: Array) -> tuple[float, float]:
     """Ends of the range of ``values`` (n,): means of the 0.1 % lowest and highest, of at least five people each.
 
-    A mean over five people is nobody's value, so that the ends may be published with the model. NaN is ignored; without any
-    value the range is unbounded.
+    A mean over five people is nobody's value, so that the ends may be published with the model. NaN is ignored; with
+    fewer than five values the range is unknown: NaN, which no value lies outside of.
     """
     seen = np.sort(values[np.isfinite(values)])
-    if not seen.size:
-        return -np.inf, np.inf
-    count = min(max(5, seen.size // 1000), seen.size)
+    if seen.size < LEAST_PUBLISHED:
+        return np.nan, np.nan
+    count = max(LEAST_PUBLISHED, seen.size // 1000)
     return float(seen[:count].mean()), float(seen[-count:].mean())
 
 
@@ -98,10 +100,16 @@ class Clock:
     def save(self, folder: Path) -> None:
         """Write the clock into ``folder``, which is created."""
         folder.mkdir(parents=True)
-        save_file({name: values.astype(np.float32) for name, values in self.weights.items()}, folder / "weights.safetensors")
-        (folder / "clock.json").write_text(json.dumps(self._description(), indent=1, ensure_ascii=False), encoding="utf-8")
-        files = {name: digest_file(folder / name) for name in ("clock.json", "weights.safetensors")}
-        (folder / "manifest.json").write_text(json.dumps({"format": FORMAT, "blake2b": files}, indent=1), encoding="utf-8")
+        save_file(
+            {name: values.astype(np.float32) for name, values in self.weights.items()}, folder / "weights.safetensors"
+        )
+        (folder / "clock.json").write_text(
+            json.dumps(self._description(), indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8"
+        )
+        files = {name: digest_file(folder / name) for name in FILES}
+        (folder / "manifest.json").write_text(
+            json.dumps({"format": FORMAT, "blake2b": files}, indent=1), encoding="utf-8"
+        )
 
     def _description(self) -> dict[str, Any]:
         return {
@@ -112,12 +120,16 @@ class Clock:
             "shape": asdict(self.shape),
             "gap": asdict(self.gap),
             "trained_on": {
-                "lowest": self.trained_on.lowest.tolist(),
-                "highest": self.trained_on.highest.tolist(),
+                "lowest": _none_for_nan(self.trained_on.lowest),
+                "highest": _none_for_nan(self.trained_on.highest),
                 "ages": list(self.trained_on.ages),
             },
             "max_missing": self.max_missing,
         }
+
+
+def _none_for_nan(values: Array) -> list[float | None]:
+    return [None if np.isnan(value) else value for value in values.tolist()]
 
 
 def load_clock(folder: Path) -> Clock:
@@ -127,13 +139,16 @@ def load_clock(folder: Path) -> Clock:
         IntegrityError: a file is missing, differs from the manifest, has another format, or its weights do not fit the
             architecture. Nothing is used of such a clock.
     """
+    if missing := [name for name in (*FILES, "manifest.json") if not (folder / name).is_file()]:
+        raise IntegrityError(f"{folder.name}: {', '.join(missing)} missing; the clock was not loaded")
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise IntegrityError(
-                f"{folder.name}: clock format {manifest['format']}, expected {FORMAT}; load it with the HENAW that made it"
+                f"{folder.name}: clock format {manifest['format']!r}, expected {FORMAT}; load it with the version of "
+                "HENAW that made it"
             )
-        for name in ("clock.json", "weights.safetensors"):
+        for name in FILES:
             if digest_file(folder / name) != manifest["blake2b"][name]:
                 raise IntegrityError(f"{folder.name}/{name}: differs from its manifest; the clock was not loaded")
         described = json.loads((folder / "clock.json").read_text(encoding="utf-8"))
@@ -147,7 +162,9 @@ def load_clock(folder: Path) -> Clock:
             weights={name: values.astype(np.float64) for name, values in weights.items()},
             gap=GapRegression(**described["gap"]),
             trained_on=TrainingRange(
-                np.array(trained_on["lowest"]), np.array(trained_on["highest"]), tuple(trained_on["ages"])
+                lowest=np.array(trained_on["lowest"], dtype=np.float64),
+                highest=np.array(trained_on["highest"], dtype=np.float64),
+                ages=tuple(trained_on["ages"]),
             ),
             max_missing=described["max_missing"],
         )
@@ -165,4 +182,6 @@ def _require_fit(clock: Clock, name: str) -> None:
     if clock.scaling.center.shape != (features,) or clock.shape.inputs != 2 * features + 1:
         wrong.append("scaling")
     if wrong:
-        raise IntegrityError(f"{name}: {', '.join(wrong)}: shapes do not fit the architecture; the clock was not loaded")
+        raise IntegrityError(
+            f"{name}: {', '.join(wrong)}: shapes do not fit the architecture; the clock was not loaded"
+        )

@@ -49,11 +49,12 @@ def central_levels(coverage: float) -> Array:
     """The two quantile levels of a central interval.
 
     Raises:
-        BadInput: ``coverage`` does not lie strictly between 0 and 1.
+        BadInput: ``coverage`` does not lie strictly between 0 and 1, or so near to 1 that the upper level is 1.
     """
-    if not 0 < coverage < 1:
+    lower, upper = (1 - coverage) / 2, (1 + coverage) / 2
+    if not (coverage > 0 and upper < 1):
         raise BadInput(f"coverage: expected a number between 0 and 1, found {coverage:g}")
-    return np.array([(1 - coverage) / 2, (1 + coverage) / 2])
+    return np.array([lower, upper])
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ class GaussianEnsemble:
     def quantiles(self, levels: Array) -> Array:
         """Quantiles of the barycenter at ``levels`` (q,), shape (n, q)."""
         mean, sd = self._barycenter
-        return mean[:, None] + sd[:, None] * ndtri(np.asarray(levels, dtype=np.float64))
+        deviations: Array = ndtri(np.asarray(levels, dtype=np.float64))
+        return mean[:, None] + sd[:, None] * deviations
 
     def interval(self, coverage: float) -> tuple[Array, Array]:
         """Ends of the central interval, each (n,).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ class EnsembleShape:
         """Name and shape of every parameter: weights (K, in, out), biases (K, out)."""
         widths = (self.inputs, *self.hidden, 2)
         shapes: dict[str, tuple[int, ...]] = {}
-        for layer, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
             shapes[f"layer{layer}.weight"] = (self.members, fan_in, fan_out)
             shapes[f"layer{layer}.bias"] = (self.members, fan_out)
         return shapes

@@ -1,8 +1,8 @@
 """From biomarkers in their units to the network's inputs.
 
-Skewed markers are logged, every marker is centered and scaled robustly (median, and interquartile range of the training
-people as a standard deviation) and clipped to ±5. A missing value becomes 0 together with a presence bit of 0, so that a
-person with missing markers still has inputs.
+Skewed markers are logged, every marker is centered and scaled robustly (median, and interquartile range of the
+training people as a standard deviation) and clipped to ±5. A missing value becomes 0 together with a presence bit of 0,
+so that a person with missing markers still has inputs.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class FeatureScaling:
             Scaled values, 0 where missing, and presence (1 or 0); both (n, p).
         """
         present = np.isfinite(features)
-        scaled = np.clip((np.where(present, features, self.center) - self.center) / self.scale, -CLIP, CLIP)
+        with np.errstate(over="ignore"):  # what overflows is clipped all the same
+            scaled = np.clip((np.where(present, features, self.center) - self.center) / self.scale, -CLIP, CLIP)
         return scaled, present.astype(np.float64)
 
 
@@ -92,7 +93,8 @@ def fit_scaling(features: Array) -> FeatureScaling:
     for position, column in enumerate(features.T):
         seen = column[np.isfinite(column)]
         if seen.size:
-            low, middle, high = np.quantile(seen, [0.25, 0.5, 0.75])
-            spread = (high - low) / IQR_PER_SD or float(seen.std())  # half the people on one value: no quartile range
-            center[position], scale[position] = middle, spread or 1.0
+            low, center[position], high = np.quantile(seen, [0.25, 0.5, 0.75])
+            if np.ptp(seen) > 0:  # the standard deviation of a constant is its rounding error, not 0
+                # half the people on one value: no quartile range
+                scale[position] = (high - low) / IQR_PER_SD or seen.std() or 1.0
     return FeatureScaling(center, scale)

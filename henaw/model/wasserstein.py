@@ -1,7 +1,7 @@
 """The Wasserstein-2 barycenter of one-dimensional Gaussian predictions, and the members' distance from it.
 
-In one dimension the barycenter's quantile function is the average of the members' quantile functions (Agueh & Carlier 2011,
-section 6; Vincent 1912). For Gaussians N(m_k, s_k²) that is N(Σ w_k m_k, (Σ w_k s_k)²), and the distance is
+In one dimension the barycenter's quantile function is the average of the members' quantile functions (Agueh & Carlier
+2011, section 6; Vincent 1912). For Gaussians N(m_k, s_k²) that is N(Σ w_k m_k, (Σ w_k s_k)²), and the distance is
 W2²(N(m, s²), N(m', s'²)) = (m − m')² + (s − s')².
 """
 
