@@ -46,7 +46,8 @@ def epoch_batches(
     """The batches of one epoch.
 
     Each member has its own permutation of the people. A marker is hidden with probability ``mask_rate`` and takes the
-    features it enters with it. Random numbers come from ``generator`` (host) alone, so an epoch is the same on every device.
+    features it enters with it. Random numbers come from ``generator`` (host) alone, so an epoch is the same on every
+    device.
     """
     device = data.age.device
     order = torch.stack([torch.randperm(len(data), generator=generator) for _ in range(members)]).to(device)

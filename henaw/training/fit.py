@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from henaw.config import Config
 from henaw.data.panel import Panel
-from henaw.model.clock import SEXES, Clock, TrainingRange, range_ends
+from henaw.errors import BadInput
+from henaw.model.clock import LEAST_PUBLISHED, SEXES, Clock, TrainingRange, range_ends
 from henaw.model.ensemble import EnsembleShape
 from henaw.model.features import FeatureScaling, dependence, fit_scaling, raw_features
 from henaw.model.gap import GapRegression, fit_gap
@@ -29,11 +30,8 @@ Array = NDArray[np.float64]
 def people_arrays(table: pd.DataFrame, panel: Panel) -> tuple[Array, Array, Array]:
     """Biomarkers (n, m), sex code (n,) and age (n,) of a clean participant table."""
     sex = table["sex"].map({name: float(code) for code, name in enumerate(SEXES)})
-    return (
-        table[list(panel.names)].to_numpy(np.float64),
-        sex.to_numpy(np.float64),
-        table["age_years"].to_numpy(np.float64),
-    )
+    biomarkers: Array = table[list(panel.names)].to_numpy(np.float64)
+    return biomarkers, np.asarray(sex, dtype=np.float64), np.asarray(table["age_years"], dtype=np.float64)
 
 
 def fit_clock(
@@ -52,8 +50,12 @@ def fit_clock(
         The clock and the training history, a row an epoch.
 
     Raises:
+        BadInput: too few people for a clock that is nobody's portrait.
         EnvironmentProblem: no GPU though asked for, or memory ran out.
+        HenawError: the loss is not finite any more.
     """
+    if min(len(people), len(calibration)) < LEAST_PUBLISHED:
+        raise BadInput(f"training: expected at least {LEAST_PUBLISHED} people to train on, and as many to calibrate")
     use_threads(config.training)
     device = choose_device(config.training)
     biomarkers, _, age = people_arrays(people, panel)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -43,11 +45,21 @@ def choose_device(settings: Training) -> torch.device:
 
 def use_threads(settings: Training) -> None:
     """Give PyTorch ``training.threads`` threads, or all the cores that this process may use."""
-    torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(settings.threads or available_cores())
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use; where the system cannot tell (macOS), all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def train(
-    network: EnsembleNetwork, people: TrainingData, validation: TrainingData, settings: Training, seed: int, events: Events
+    network: EnsembleNetwork,
+    people: TrainingData,
+    validation: TrainingData,
+    settings: Training,
+    seed: int,
+    events: Events,
 ) -> list[dict[str, float]]:
     """Fit ``network`` in place and leave every member at its best epoch.
 
@@ -69,18 +81,29 @@ def train(
     """
     progress = _Progress()
     try:
-        return _loop(network, people, validation, settings, seed, events, progress)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
+        try:
+            with _seeded_dropout(people.age.device, seed):
+                return _loop(network, people, validation, settings, seed, events, progress)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # outside the except block: the traceback, and with it the failed step's tensors, are gone
         event = OutOfMemory(progress.phase, progress.epoch, progress.step, settings.batch_size, _allocated(people))
+        events.on_out_of_memory(event)
+        raise EnvironmentProblem(
+            f"out of memory in {event.phase}, epoch {event.epoch}, step {event.step} with batches of "
+            f"{event.batch_size}: lower training.batch_size or network.members"
+        )
     finally:
         events.on_train_end()
-    events.on_out_of_memory(event)
-    raise EnvironmentProblem(
-        f"out of memory in {event.phase}, epoch {event.epoch}, step {event.step} with batches of {event.batch_size}: "
-        "lower training.batch_size or network.members"
-    )
+
+
+@contextmanager
+def _seeded_dropout(device: torch.device, seed: int) -> Iterator[None]:
+    """Dropout draws from PyTorch's global generators: seed them for the block, and leave them as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _loop(
@@ -106,13 +129,14 @@ def _loop(
     for epoch in range(settings.epochs):
         network.train()
         losses, norms, clipped = [], [], []
+        progress.phase, progress.epoch = "training", epoch
         for batch in epoch_batches(people, members, settings.batch_size, settings.mask_rate, generator):
-            progress.phase, progress.epoch = "training", epoch
             optimizer.zero_grad(set_to_none=True)
             mean, sd = network(batch.inputs)
             member_loss = loss_of(mean, sd, batch.age).mean(dim=1)
             member_loss.sum().backward()  # members share nothing: the sum's gradient is each member's own
             norm = clip_members(parameters, settings.clip_norm)
+            learning_rate = float(schedule.get_last_lr()[0])
             optimizer.step()
             schedule.step()
             losses.append(member_loss.detach())
@@ -123,7 +147,7 @@ def _loop(
                 {
                     "gradient_norm": float(norm.square().sum().sqrt()),
                     "gradient_norm_largest_member": float(norm.max()),
-                    "learning_rate": schedule.get_last_lr()[0],
+                    "learning_rate": learning_rate,
                 },
             )
             progress.step += 1
@@ -136,7 +160,7 @@ def _loop(
             "epoch": float(epoch),
             "train_loss": float(torch.stack(losses).mean()),
             "validation_loss": float(validation_loss.mean()),
-            "learning_rate": schedule.get_last_lr()[0],
+            "learning_rate": learning_rate,
             "gradient_norm": float(torch.stack(norms).mean()),
             "clipped_fraction": float(torch.stack(clipped).mean()),
         }
