@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
 import shutil
 import sys
@@ -83,7 +82,9 @@ def _packages(_: Path) -> Finding:
         if match and "extra ==" not in requirement and _installed(match[1]) != match[2]:
             wrong.append(f"{match[1]} {_installed(match[1])} (pinned {match[2]})")
     if wrong:
-        return Finding("packages", "warn", ", ".join(wrong), f"install the pinned set: pip install -r {lock.name}, or `make setup`")
+        return Finding(
+            "packages", "warn", ", ".join(wrong), f"install the pinned set: pip install -r {lock.name}, or `make setup`"
+        )
     return Finding("packages", "ok", f"all {len(required)} at their pinned versions")
 
 
@@ -95,7 +96,7 @@ def _installed(package: str) -> str:
 
 
 def _mlproject(folder: Path) -> Finding:
-    names = sorted(name for name in os.listdir(folder) if name.lower() == "mlproject")
+    names = _project_files(folder)
     if not names:
         return Finding("project files", "ok", "no MLproject here; `mlflow run` wants the path of a checkout")
     if names != ["MLproject", "mlproject"]:
@@ -103,19 +104,23 @@ def _mlproject(folder: Path) -> Finding:
             "project files",
             "fail",
             f"only {names[0]} of MLproject (a file) and mlproject/ (a folder)",
-            "this disk ignores case and cannot hold both: clone to a case-sensitive disk, or use `python -m pipelines.train`",
+            "this disk ignores case and cannot hold both: clone to a case-sensitive disk, or use "
+            "`python -m pipelines.train`",
         )
     return Finding("project files", "ok", "MLproject and mlproject/ are both there")
+
+
+def _project_files(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.name.lower() == "mlproject")
 
 
 def _plugin(folder: Path) -> Finding:
     import mlflow.projects._project_spec as project_spec
 
-    names = [name for name in os.listdir(folder) if name.lower() == "mlproject"]
-    if len(names) < 2:
+    if len(_project_files(folder)) < 2:
         return Finding("mlflow plugin", "ok", "not needed in this folder")
     found = project_spec._find_mlproject(str(folder))
-    if found is None or not os.path.isfile(found):
+    if found is None or not Path(found).is_file():
         return Finding(
             "mlflow plugin",
             "fail",
@@ -147,7 +152,9 @@ def _tracking(_: Path) -> Finding:
     try:
         return Finding("tracking", "ok", f"{require_tracking()} answers")
     except EnvironmentProblem as error:
-        return Finding("tracking", "fail", str(error), "start the server, or unset MLFLOW_TRACKING_URI to use a file here")
+        return Finding(
+            "tracking", "fail", str(error), "start the server, or unset MLFLOW_TRACKING_URI to use a file here"
+        )
 
 
 def _disk(folder: Path) -> Finding:
@@ -160,6 +167,8 @@ def _disk(folder: Path) -> Finding:
 def _device(_: Path) -> Finding:
     import torch
 
+    from henaw.training.trainer import available_cores
+
     if torch.cuda.is_available():
         return Finding("device", "ok", f"GPU {torch.cuda.get_device_name()}")
-    return Finding("device", "ok", f"CPU, {len(os.sched_getaffinity(0))} cores (no GPU: training takes minutes, not seconds)")
+    return Finding("device", "ok", f"CPU, {available_cores()} cores (no GPU: training takes minutes, not seconds)")

@@ -58,7 +58,9 @@ def score_file(
     outputs = [*OUTPUTS, *(QUANTILE_COLUMNS if quantiles else ())]
     if clash := sorted(set(keep) & set(outputs)):
         raise BadInput(f"keep: {', '.join(clash)} is the name of an answer; expected other columns of the input")
-    schema = pa.schema([(name, pa.string() if name in (*_TEXTS, *keep) else pa.float64()) for name in (*keep, *outputs)])
+    schema = pa.schema(
+        [(name, pa.string() if name in (*_TEXTS, *keep) else pa.float64()) for name in (*keep, *outputs)]
+    )
     numbers = [name for name in input_columns(clock.panel) if name != "sex"]
     done = 0
 
