@@ -8,11 +8,13 @@ from pathlib import Path
 import typer
 
 from henaw import doctor
+from henaw.config import load_config
 from henaw.console import run_stage
 
 
-def main() -> None:
-    """Check Python, packages, project files, tracking server, disk and device."""
+def main(profile: str = "default", data: str = "", overrides: str = "") -> None:
+    """Check settings, Python, packages, project files, tracking server, disk and device."""
+    load_config(profile, data, overrides)
     findings = doctor.examine(Path.cwd())
     typer.echo("\n".join(doctor.table(findings)))
     doctor.require_fit(findings)

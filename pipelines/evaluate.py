@@ -19,6 +19,7 @@ from henaw.model.clock import Clock
 from henaw.registry import tracking
 from henaw.registry.versions import load_version
 from henaw.training.fit import people_arrays
+from henaw.validation.clean import clean, judge
 
 
 def run(config: Config, clock: Clock, table: pd.DataFrame) -> Report:
@@ -39,14 +40,14 @@ def main(
     profile: str = "default", data: str = "", overrides: str = "", model: str = "models:/henaw@champion"
 ) -> None:
     """Evaluate a registered model on the held-out people of a cohort."""
-    from pipelines import validate  # only a cohort read anew needs it
-
     config = load_config(profile, data, overrides)
     with tracking.parent_run(config, "evaluate"):
         clock = load_version(model)
         tracking.set_tags({"henaw.model": model})
-        table = validate.cohort(config, _same_panel(config, clock.panel), ProgressLine())
-        report = run(config, clock, table.iloc[split(table, config.split, config.seed).test])
+        with ProgressLine().stage("evaluate"):
+            panel = _same_panel(config, clock.panel)
+            table, _ = clean(judge(config, panel), config, panel)
+            report = run(config, clock, table.iloc[split(table, config.split, config.seed).test])
     typer.echo(report.markdown())
 
 

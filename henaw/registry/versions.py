@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 SERVING_PACKAGES = ("mlflow", "numpy", "pandas", "scipy", "safetensors", "pydantic", "PyYAML")  # answering needs no PyTorch
-SERVED_ROOMS = ("__init__.py", "py.typed", "errors.py", "data", "model", "registry")
+SERVED_CODE = ("__init__.py", "errors.py", "data/__init__.py", "data/files.py", "data/panel.py", "model")
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def load_version(uri: str) -> Clock:
 def _own_code(folder: Path) -> Path:
     """A copy of what the served model needs of HENAW's own code, so that it runs where HENAW is not installed."""
     package, copy = Path(henaw.__file__).parent, folder / "henaw"
-    copy.mkdir()
-    for name in SERVED_ROOMS:
+    (copy / "data").mkdir(parents=True)
+    for name in SERVED_CODE:
         if (package / name).is_dir():
             shutil.copytree(package / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:

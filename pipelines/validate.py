@@ -1,0 +1,60 @@
+"""Stage validate: source → verdict of the suites → clean cohort."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import typer
+
+from henaw.config import Config, asset_folder, load_config
+from henaw.console import ProgressLine, run_stage
+from henaw.data.panel import Panel, load_panel
+from henaw.data.participants import publishable
+from henaw.registry import tracking
+from henaw.validation.clean import clean, judge
+
+
+@dataclass(frozen=True, eq=False)
+class Validated:
+    """The clean participant table, and what may be published of how it came about."""
+
+    table: pd.DataFrame
+    facts: dict[str, Any]
+
+
+def run(config: Config, panel: Panel) -> Validated:
+    """Read and judge the source; the verdict goes to the active run before it may end the run."""
+    judged = judge(config, panel)
+    facts = {
+        "source": {"kind": judged.cohort.kind, "digest": judged.cohort.digest},
+        "verdict": judged.verdict.to_dict(),
+        "report": judged.verdict.markdown(),
+    }
+    log(facts)
+    table, counts = clean(judged, config, panel)
+    tracking.log_json(publishable(counts), "cohort.json")
+    return Validated(table, {**facts, "cohort": publishable(counts)})
+
+
+def log(facts: dict[str, Any]) -> None:
+    """Write the verdict, fresh or kept in the cache, to the active run."""
+    tracking.log_json(facts["verdict"], "verdict.json")
+    tracking.log_text(facts["report"], "verdict.md")
+    tracking.set_tags({"henaw.source": facts["source"]["kind"], "henaw.source_digest": facts["source"]["digest"]})
+    tracking.set_tags({"henaw.verdict": "passed" if facts["verdict"]["passed"] else "refused"})
+
+
+def main(profile: str = "default", data: str = "", overrides: str = "") -> None:
+    """Read a cohort, judge it by the suites in expectations/, and log the verdict."""
+    config = load_config(profile, data, overrides)
+    panel = load_panel(config.panel, asset_folder("mlproject") / "panels")
+    with tracking.parent_run(config, "validate"), ProgressLine().stage("validate"):
+        validated = run(config, panel)
+    typer.echo(validated.facts["report"])
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage(main))
