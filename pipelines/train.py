@@ -26,9 +26,10 @@ def run(config: Config) -> tuple[Report, Version]:
     progress = ProgressLine()
     with tracking.parent_run(config, "train") as run_id:
         with tracking.child_run("validate"), progress.stage("validate"):
-            validated = validate.run(config, panel)
+            kept = cache.find(config, panel)
+            cohort = validate.run(config, panel) if kept is None else validate.run_kept(kept)
         with tracking.child_run("cache"), progress.stage("cache"):
-            table = cache.run(config, panel, validated)
+            table = cache.run(config, panel, cohort, hit=kept is not None)
         with tracking.child_run("train"), progress.stage("train"):
             fitted = fit.run(config, panel, table, progress)
         with tracking.child_run("evaluate"), progress.stage("evaluate"):

@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
 import typer
 
 from henaw.config import Config, asset_folder, load_config
 from henaw.console import ProgressLine, run_stage
+from henaw.data.cache import CachedCohort
 from henaw.data.panel import Panel, load_panel
 from henaw.data.participants import publishable
 from henaw.registry import tracking
 from henaw.validation.clean import clean, judge
 
 
-@dataclass(frozen=True, eq=False)
-class Validated:
-    """The clean participant table, and what may be published of how it came about."""
-
-    table: pd.DataFrame
-    facts: dict[str, Any]
-
-
-def run(config: Config, panel: Panel) -> Validated:
+def run(config: Config, panel: Panel) -> CachedCohort:
     """Read and judge the source; the verdict goes to the active run before it may end the run."""
     judged = judge(config, panel)
-    facts = {
+    facts: dict[str, Any] = {
         "source": {"kind": judged.cohort.kind, "digest": judged.cohort.digest},
         "verdict": judged.verdict.to_dict(),
         "report": judged.verdict.markdown(),
     }
     log(facts)
     table, counts = clean(judged, config, panel)
-    tracking.log_json(publishable(counts), "cohort.json")
-    return Validated(table, {**facts, "cohort": publishable(counts)})
+    facts["cohort"] = publishable(counts)
+    tracking.log_json(facts["cohort"], "cohort.json")
+    return CachedCohort(table, facts)
+
+
+def run_kept(kept: CachedCohort) -> CachedCohort:
+    """What the cache kept of an earlier, equal validation goes to the active run."""
+    log(kept.facts)
+    tracking.log_json(kept.facts["cohort"], "cohort.json")
+    return kept
 
 
 def log(facts: dict[str, Any]) -> None:
