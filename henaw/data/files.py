@@ -59,13 +59,14 @@ def create_once(path: Path, write: Callable[[Path], object], mode: int = 0o600) 
 
 
 def private_folder(path: Path) -> Path:
-    """Make folder ``path`` for this user alone (mode 0700) where it does not exist; parents get the usual mode.
+    """Make folder ``path`` for this user alone (mode 0700) where it does not exist, and so its missing parents.
 
     Raises:
         EnvironmentProblem: it cannot be made, or something else has its name.
     """
+    if not path.parent.exists():
+        private_folder(path.parent)
     with _disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
     return path
 

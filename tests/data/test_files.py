@@ -126,7 +126,7 @@ def test_create_once_keeps_the_first(tmp_path: Path) -> None:
 
 def test_private_folder(tmp_path: Path) -> None:
     folder = files.private_folder(tmp_path / "x" / ".henaw")
-    assert mode_of(folder) == 0o700
+    assert mode_of(folder) == mode_of(folder.parent) == 0o700
     folder.chmod(0o750)
     assert mode_of(files.private_folder(folder)) == 0o750  # a folder that the user made is the user's
     (tmp_path / "file").write_text("")
