@@ -62,6 +62,11 @@ def test_build_backend_is_the_locked_one(project):
     assert pins(project["build-system"]["requires"]).items() <= locked("dev.lock").items()
 
 
+def test_citation_names_this_version():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == henaw.__version__
+
+
 @pytest.mark.parametrize("lock", ["requirements.lock", "dev.lock"])
 def test_locks_name_no_address_and_no_cuda_package(lock):
     text = (LOCKS / lock).read_text(encoding="utf-8")
