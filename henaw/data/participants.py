@@ -94,8 +94,14 @@ def pseudonyms(ids: pd.Series[str], key: bytes) -> pd.Series[str]:
     if not valid.all():
         raise BadInput(f"{int((~valid).sum())} of {len(ids)} rows have an invalid participant id; expected {_ID_RULE}")
     codes, people = pd.factorize(ids)
-    known = [hmac.digest(key, person.encode(), "sha256").hex()[:PSEUDONYM_LENGTH] for person in people.tolist()]
+    keyed = hmac.new(key, digestmod="sha256")  # copying it is cheaper than setting it up for each person
+    known = [_pseudonym(keyed.copy(), person) for person in people.tolist()]
     return pd.Series(known, dtype="str").take(codes).set_axis(ids.index)
+
+
+def _pseudonym(keyed: hmac.HMAC, person: str) -> str:
+    keyed.update(person.encode())
+    return keyed.hexdigest()[:PSEUDONYM_LENGTH]
 
 
 def publishable(counts: Mapping[str, int]) -> dict[str, int | str]:
