@@ -24,7 +24,7 @@ def gaussian_barycenter(means: Array, sds: Array, weights: Array | None = None) 
     Returns:
         Mean and standard deviation of the barycenter, each of shape (n,).
     """
-    return np.average(means, axis=0, weights=weights), np.average(sds, axis=0, weights=weights)
+    return _average(means, weights), _average(sds, weights)
 
 
 def gaussian_disagreement(means: Array, sds: Array, weights: Array | None = None) -> Array:
@@ -34,5 +34,10 @@ def gaussian_disagreement(means: Array, sds: Array, weights: Array | None = None
     Var(mixture) = Var(barycenter) + Σ_k w_k W2²(member_k, barycenter).
     """
     mean, sd = gaussian_barycenter(means, sds, weights)
-    squared: Array = np.average((means - mean) ** 2 + (sds - sd) ** 2, axis=0, weights=weights)
-    return np.sqrt(squared)
+    return np.sqrt(_average((means - mean) ** 2 + (sds - sd) ** 2, weights))
+
+
+def _average(values: Array, weights: Array | None) -> Array:
+    """Average over the members of ``values`` (K, n), n = 0 included."""
+    average: Array = values.mean(axis=0) if weights is None else weights @ values / weights.sum()
+    return average
