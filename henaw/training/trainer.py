@@ -220,7 +220,7 @@ class _BestEpochs:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that memory ran out (reliability promise 1); everything else is somebody else's error."""
     text = str(error).lower()
-    told = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed")
+    told = ("out of memory", "can't allocate memory", "status_alloc_failed", "allocation_failed")  # CPU, cuBLAS, cuDNN
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(words in text for words in told)
     )

@@ -1,0 +1,113 @@
+"""Every member sees everybody once an epoch, in an order and behind masks of its own, and the same again by seed."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from henaw.model.features import FeatureScaling, dependence, raw_features
+from henaw.training.batches import Batch, TrainingData, all_inputs, epoch_batches
+from henaw.training.fit import training_data
+from tests.scenarios import BLOOD9, blood_rows
+
+FEATURES = len(BLOOD9.names) + len(BLOOD9.derived)
+MEMBERS = 3
+
+
+def data(people: int) -> TrainingData:
+    """Nobody misses anything, and every age is another, so that a person is known by age."""
+    scaling = FeatureScaling(np.full(FEATURES, 0.123), np.ones(FEATURES))
+    rows = blood_rows(people, 0).assign(age_years=np.arange(people, dtype=float))
+    return training_data(rows, BLOOD9, scaling, torch.device("cpu"))
+
+
+def epoch(people: int, batch_size: int = 16, mask_rate: float = 0.0, seed: int = 0) -> list[Batch]:
+    return list(epoch_batches(data(people), MEMBERS, batch_size, mask_rate, torch.Generator().manual_seed(seed)))
+
+
+def joined(batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.cat([batch.inputs for batch in batches], dim=1), torch.cat([batch.age for batch in batches], dim=1)
+
+
+@given(st.integers(1, 70), st.integers(1, 40), st.integers(0, 5))
+@settings(max_examples=40, deadline=None)
+def test_every_member_sees_everybody_exactly_once(people: int, batch_size: int, seed: int) -> None:
+    batches = epoch(people, batch_size, 0.1, seed)
+    assert [batch.age.shape[1] for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    _, ages = joined(batches)
+    for member in ages:
+        assert sorted(member.tolist()) == list(range(people))
+
+
+def test_members_and_epochs_have_orders_of_their_own() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = (joined(list(epoch_batches(data(50), MEMBERS, 16, 0.1, generator)))[1].tolist() for _ in range(2))
+    orders = {tuple(order) for order in (*first, *second)}
+    assert len(orders) == 2 * MEMBERS
+
+
+@pytest.mark.parametrize("mask_rate", [0.0, 0.3])
+def test_the_same_seed_gives_the_same_epoch_and_another_another(mask_rate: float) -> None:
+    first, again, other = (joined(epoch(50, mask_rate=mask_rate, seed=seed)) for seed in (1, 1, 2))
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[1], other[1])
+
+
+def test_a_row_keeps_its_person_together() -> None:
+    """Inputs and age of a place belong to the same person, sex included."""
+    people = data(50)
+    expected = all_inputs(people)
+    inputs, ages = joined(epoch(50))
+    for member in range(MEMBERS):
+        assert torch.equal(inputs[member], expected[ages[member].long()])
+
+
+def test_markers_are_hidden_at_the_rate_and_differently_for_every_member() -> None:
+    inputs, ages = joined(epoch(2000, 500, 0.2))
+    present = inputs[..., FEATURES : 2 * FEATURES]
+    rates = 1 - present.mean(dim=(0, 1))
+    assert rates[:-1].numpy() == pytest.approx(np.full(len(BLOOD9.names), 0.2), abs=0.025)
+    assert float(rates[-1]) == pytest.approx(1 - 0.8**2, abs=0.025), "the ratio is hidden with either of its markers"
+    by_person = [member_present[order.argsort()] for member_present, order in zip(present, ages, strict=True)]
+    assert not torch.equal(by_person[0], by_person[1])
+
+
+def test_a_hidden_marker_hides_its_features_value_and_bit_and_nothing_else() -> None:
+    people = data(300)
+    inputs, ages = joined(epoch(300, 64, 0.3))
+    scaled, present, sex = inputs.split([FEATURES, FEATURES, 1], dim=-1)
+    assert ((present == 0) | (present == 1)).all()
+    assert (scaled[present == 0] == 0).all()
+    rows = ages.long()
+    assert torch.equal(scaled[present == 1], people.scaled[rows][present == 1])
+    assert torch.equal(sex, people.sex[rows])
+    ast, alt = BLOOD9.names.index("ast_u_l"), BLOOD9.names.index("alt_u_l")
+    either_hidden = (present[..., ast] == 0) | (present[..., alt] == 0)
+    assert torch.equal(present[..., -1] == 0, either_hidden)
+    assert either_hidden.any()
+    assert (~either_hidden).any()
+
+
+def test_what_is_missing_stays_missing_and_nothing_is_hidden_at_rate_zero() -> None:
+    rows = blood_rows(40, 0)
+    rows.loc[::2, "rdw_pct"] = np.nan
+    scaling = FeatureScaling(np.zeros(FEATURES), np.ones(FEATURES))
+    people = training_data(rows, BLOOD9, scaling, torch.device("cpu"))
+    (batch,) = epoch_batches(people, 1, 40, 0.0, torch.Generator().manual_seed(0))
+    assert float(batch.inputs[..., FEATURES : 2 * FEATURES].sum()) == 40 * FEATURES - 20
+
+
+def test_training_data_is_what_the_clock_will_see() -> None:
+    """Scaled features, presence and sex of training are those of answering, to float32."""
+    rows = blood_rows(30, 1)
+    rows.loc[3, "ast_u_l"] = np.nan
+    scaling = FeatureScaling(np.linspace(1, 4, FEATURES), np.linspace(0.5, 2, FEATURES))
+    people = training_data(rows, BLOOD9, scaling, torch.device("cpu"))
+    scaled, present = scaling.apply(raw_features(BLOOD9, rows[list(BLOOD9.names)].to_numpy()))
+    np.testing.assert_allclose(people.scaled.numpy(), scaled, rtol=1e-6)
+    np.testing.assert_array_equal(people.present.numpy(), present)
+    np.testing.assert_array_equal(people.sex[:, 0].numpy(), rows["sex"] == "male")
+    np.testing.assert_array_equal(people.dependence.numpy(), dependence(BLOOD9))
+    assert len(people) == 30
