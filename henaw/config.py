@@ -302,9 +302,9 @@ def _dotted(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _nearest(name: str, candidates: Iterable[str]) -> str:
     options = list(candidates)
-    found = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    if not found:  # the right leaf in the wrong section, or the leaf alone
-        found = [option for option in options if option.rpartition(".")[2] == name.rpartition(".")[2]]
+    # the right leaf in the wrong section, or the leaf alone
+    same_leaf = [option for option in options if option.rpartition(".")[2] == name.rpartition(".")[2]]
+    found = difflib.get_close_matches(name, same_leaf or options, n=1, cutoff=0.0 if same_leaf else 0.5)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
