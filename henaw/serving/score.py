@@ -43,7 +43,7 @@ def score_file(
         target: CSV, CSV.gz or Parquet, by its ending; replaced if it exists.
         coverage: of the interval.
         quantiles: add ``q01`` … ``q99``.
-        keep: columns of ``source`` to copy beside the answers, as text.
+        keep: columns of ``source`` to copy beside the answers: the model's own as numbers, every other as text.
         progress: shows how many rows are done.
 
     Returns:
@@ -55,23 +55,21 @@ def score_file(
     """
     central_levels(coverage)
     suffix = _checked_target(source, target)
+    numbers = [name for name in input_columns(clock.panel) if name != "sex"]
+    texts = list(dict.fromkeys(["sex", *(name for name in keep if name not in numbers)]))
     outputs = [*OUTPUTS, *(QUANTILE_COLUMNS if quantiles else ())]
     if clash := sorted(set(keep) & set(outputs)):
         raise BadInput(f"keep: {', '.join(clash)} is the name of an answer; expected other columns of the input")
-    schema = pa.schema(
-        [(name, pa.string() if name in (*_TEXTS, *keep) else pa.float64()) for name in (*keep, *outputs)]
-    )
-    numbers = [name for name in input_columns(clock.panel) if name != "sex"]
+    columns = [*dict.fromkeys(keep), *outputs]
+    schema = pa.schema([(name, pa.string() if name in (*_TEXTS, *texts) else pa.float64()) for name in columns])
     done = 0
 
     def write(temporary: Path) -> None:
         nonlocal done
         with _writer(temporary, suffix, schema) as add:
-            for rows in scan_table(source, numbers=numbers, texts=["sex", *(set(keep) - set(numbers))]):
+            for rows in scan_table(source, numbers=numbers, texts=texts):
                 answers = answer(clock, rows, coverage, quantiles=quantiles)
-                for name in reversed(keep):
-                    answers.insert(0, name, rows[name].astype("str"))
-                add(answers)
+                add(answers.assign(**{name: rows[name] for name in keep}))
                 done += len(rows)
                 progress.update(0.0, f"{done:,} rows")
         if not done:
