@@ -226,7 +226,7 @@ def _markers(table: pd.DataFrame, panel: Panel) -> Array:
 
 
 def _male(table: pd.DataFrame) -> Array:
-    return table["sex"].map({"male": 1.0, "female": 0.0}).to_numpy(dtype=np.float64)
+    return np.asarray(table["sex"].map({"male": 1.0, "female": 0.0}), dtype=np.float64)
 
 
 def _markers_and_sex(table: pd.DataFrame, panel: Panel) -> Array:

@@ -156,8 +156,9 @@ def brier_of(survival: Array, grid: Array, years: Array, died: Array) -> Statist
         # those who died at a time were no longer there to be censored at it
         uncensored = np.cumprod(1 - censored / np.maximum(at_risk - deaths, 1), axis=0)
         uncensored = np.concatenate([np.ones((1, weights.shape[1])), uncensored])  # [i]: just before time i
+        reached = np.where(uncensored > 0, uncensored, 1.0)  # past the last who is followed there is nobody to weight
         with np.errstate(divide="ignore", invalid="ignore"):
-            dead = (weights[death] / uncensored[at_death]).T @ squared_if_dead
+            dead = (weights[death] / reached[at_death]).T @ squared_if_dead
             alive = weights.T @ squared_if_alive / uncensored[at_grid].T
             return np.asarray((dead + alive) / weights.sum(axis=0)[:, None])
 
