@@ -7,7 +7,7 @@ that of R's survival and of lifelines.)
 Counting pairs costs O(n²). Here the pairs are split by the highest binary digit in which the two ranks of time differ:
 each pair is met once, between two halves of a block of ranks, and within a half only the order of risks matters. The
 orders are worked out once, O(n·log n·log T) with T distinct times; what remains for each of b weighted cohorts is one
-cumulative sum a digit. 1,000 bootstraps of 27,000 people take 1.5 s.
+cumulative sum a digit. 1,000 bootstraps of 26,877 people with 5,710 deaths take 1.7 s of one core.
 """
 
 from __future__ import annotations
