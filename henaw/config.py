@@ -55,6 +55,12 @@ def _ascending(ages: list[int]) -> list[int]:
     return ages
 
 
+def _strictly_ascending(levels: list[float]) -> list[float]:
+    if any(first >= second for first, second in zip(levels, levels[1:], strict=False)):
+        raise ValueError("expected levels in ascending order")
+    return levels
+
+
 AgeRange = Annotated[list[Integer], AfterValidator(_ascending)]
 
 
@@ -121,7 +127,8 @@ class Network(_Section):
     members: Count
     hidden: Annotated[list[Count], Field(min_length=1)]
     dropout: Annotated[Number, Field(ge=0, lt=1)]
-    sd_floor_years: Positive
+    link: Literal["identity", "logit"]
+    knots: Annotated[list[OpenFraction], AfterValidator(_strictly_ascending)]
 
 
 class Training(_Section):
@@ -134,9 +141,23 @@ class Training(_Section):
     weight_decay: Annotated[Number, Field(ge=0)]
     clip_norm: Positive
     mask_rate: Annotated[Number, Field(ge=0, lt=1)]
-    loss: Literal["crps", "nll"]
+    input_noise: Annotated[float, Field(ge=0)]
     device: Literal["auto", "cpu", "cuda"]
     threads: Annotated[Integer, Field(ge=0)]
+
+
+class Calibration(_Section):
+    """How levels are mapped."""
+
+    bands: Count
+    least_people: Count
+    shrinkage: Annotated[float, Field(ge=1)]
+
+
+class Mortality(_Section):
+    """What the mortality clock is trained on."""
+
+    cap_years: Positive
 
 
 class Scoring(_Section):
@@ -155,14 +176,14 @@ class Tracking(_Section):
     """Where runs and versions go."""
 
     experiment: Annotated[str, Field(min_length=1)]
-    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None
 
 
 class Config(_Section):
     """The resolved settings of a run."""
 
     panel: str
-    target: Literal["age"]
+    target: Literal["age", "mortality"]
     seed: Annotated[Integer, Field(ge=0, lt=2**32)]
     source: Source
     cohort: CohortFilter
@@ -171,6 +192,8 @@ class Config(_Section):
     state: State
     network: Network
     training: Training
+    calibration: Calibration
+    mortality: Mortality
     scoring: Scoring
     evaluation: Evaluation
     tracking: Tracking
@@ -181,6 +204,11 @@ class Config(_Section):
         if self.source.kind == "auto":
             return "synthetic" if self.source.data is None else "table"
         return self.source.kind
+
+    @property
+    def model_name(self) -> str:
+        """``tracking.model_name`` with ``null`` decided by the target."""
+        return self.tracking.model_name or {"age": "henaw", "mortality": "henaw-mortality"}[self.target]
 
     def to_yaml(self) -> str:
         """The settings as YAML that ``load_config`` would resolve to the same."""

@@ -1,4 +1,4 @@
-"""The stages of the MLflow project: each reads the settings, calls ``henaw``, logs, and returns what the next one needs."""
+"""The stages of the MLflow project: each reads the settings, calls ``henaw``, logs, and returns what comes next."""
 
 import os
 

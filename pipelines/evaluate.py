@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import pandas as pd
-
 import typer
 
 from henaw.config import Config, load_config
@@ -25,7 +24,7 @@ from henaw.validation.clean import clean, judge
 def run(config: Config, clock: Clock, table: pd.DataFrame) -> Report:
     """Evaluate ``clock`` on ``table``; metrics, report and figures go to the active run."""
     biomarkers, sex, age = people_arrays(table, clock.panel)
-    distribution = clock.predict(biomarkers, sex)
+    distribution = clock.predict(biomarkers, sex, age)
     report = evaluate(distribution, age, table["sex"], config.evaluation.coverages)
     tracking.log_metrics(report.metrics)
     tracking.log_json(report.to_dict(), "evaluation.json")
@@ -36,9 +35,7 @@ def run(config: Config, clock: Clock, table: pd.DataFrame) -> Report:
     return report
 
 
-def main(
-    profile: str = "default", data: str = "", overrides: str = "", model: str = "models:/henaw@champion"
-) -> None:
+def main(profile: str = "default", data: str = "", overrides: str = "", model: str = "models:/henaw@champion") -> None:
     """Evaluate a registered model on the held-out people of a cohort."""
     config = load_config(profile, data, overrides)
     with tracking.parent_run(config, "evaluate"):

@@ -46,7 +46,11 @@ def run(config: Config, panel: Panel, table: pd.DataFrame, progress: ProgressLin
     """Split ``table`` by participant, fit the clock, log history and figures to the active run."""
     parts = split(table, config.split, config.seed)
     tracking.log_params(
-        {"panel": panel.name, "seed": config.seed, **{f"people_{name}": count for name, count in parts.to_dict().items()}}
+        {
+            "panel": panel.name,
+            "seed": config.seed,
+            **{f"people_{name}": count for name, count in parts.to_dict().items()},
+        }
     )
     tracking.log_params({f"network.{name}": str(value) for name, value in config.network.model_dump().items()})
     tracking.log_params({f"training.{name}": value for name, value in config.training.model_dump().items()})
@@ -58,7 +62,7 @@ def run(config: Config, panel: Panel, table: pd.DataFrame, progress: ProgressLin
         Listeners([tracking.TrackingEvents(), ProgressEvents(progress)]),
     )
     tracking.log_json(history, "history.json")
-    loss = {"crps": "CRPS (years)", "nll": "negative log likelihood (nats)"}[config.training.loss]
-    tracking.log_figure(plots.loss_curves(history, loss), "loss")
+    loss = {"age": "CRPS (years)", "mortality": "negative log likelihood (nats)"}
+    tracking.log_figure(plots.loss_curves(history, loss[config.target]), "loss")
     tracking.log_figure(plots.gradient_norms(history, config.training.clip_norm), "gradient_norms")
     return Fitted(clock, table.iloc[parts.test])

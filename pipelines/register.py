@@ -11,14 +11,14 @@ import typer
 from henaw.config import Config, load_config
 from henaw.console import run_stage
 from henaw.errors import BadInput
-from henaw.model.clock import CLOCK_FOLDER
+from henaw.model.storage import CLOCK_FOLDER
 from henaw.registry import tracking
 from henaw.registry.versions import Version, register
 
 
 def run(config: Config, clock_folder: Path, tags: dict[str, str]) -> Version:
     """Register the clock saved in ``clock_folder`` from the active run."""
-    version = register(clock_folder, config.tracking.model_name, tags)
+    version = register(clock_folder, config.model_name, tags)
     tracking.set_tags({"henaw.model_version": str(version.number)})
     return version
 

@@ -14,7 +14,7 @@ from henaw.config import Config, asset_folder, load_config
 from henaw.console import ProgressLine, run_stage
 from henaw.data.panel import load_panel
 from henaw.evaluation.report import Report
-from henaw.model.clock import CLOCK_FOLDER
+from henaw.model.storage import CLOCK_FOLDER, save_clock
 from henaw.registry import tracking
 from henaw.registry.versions import Version
 from pipelines import cache, evaluate, fit, register, validate
@@ -41,7 +41,7 @@ def run(config: Config) -> tuple[Report, Version]:
             tempfile.TemporaryDirectory(prefix="henaw-") as temporary,
         ):
             folder = Path(temporary) / CLOCK_FOLDER
-            fitted.clock.save(folder)
+            save_clock(fitted.clock, folder)
             tracking.log_folder(folder, CLOCK_FOLDER)
             version = register.run(config, folder, {"henaw.training_run": run_id})
     return report, version

@@ -12,7 +12,9 @@ from henaw.errors import NotBuiltYet
 def main(profile: str = "default", data: str = "", overrides: str = "") -> None:
     """Search for better settings (not built yet)."""
     load_config(profile, data, overrides)
-    raise NotBuiltYet("tune: not built yet in this version; set network.* and training.* through a profile or overrides")
+    raise NotBuiltYet(
+        "tune: not built yet in this version; set network.* and training.* through a profile or overrides"
+    )
 
 
 if __name__ == "__main__":

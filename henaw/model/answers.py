@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from henaw.data.panel import Panel
 from henaw.errors import BadInput
-from henaw.model.clock import SEXES, Clock
+from henaw.model.clock import RISK_YEARS, SEXES, Clock, Target
 from henaw.model.distribution import central_levels
+from henaw.model.ensemble import AGE_CENTER
 
 Array = NDArray[np.float64]
 Reasons = Mapping[str, NDArray[np.bool_]]
@@ -27,7 +28,7 @@ NUMBERS = (
     "age_gap_years",
     "age_gap_adjusted_years",
 )
-OUTPUTS = (*NUMBERS, "status", "flags")
+RISKS = tuple(f"risk_{years}y" for years in RISK_YEARS)
 DEFAULT_COVERAGE = 0.9
 QUANTILE_LEVELS = np.arange(1, 100) / 100
 QUANTILE_COLUMNS = tuple(f"q{percent:02d}" for percent in range(1, 100))
@@ -36,6 +37,16 @@ QUANTILE_COLUMNS = tuple(f"q{percent:02d}" for percent in range(1, 100))
 def input_columns(panel: Panel) -> tuple[str, ...]:
     """Columns a scored row must have, in the order of the model's signature."""
     return (*panel.names, "sex", "age_years")
+
+
+def number_columns(target: Target) -> tuple[str, ...]:
+    """The answer's columns of numbers; the mortality clock adds the probability of dying within 5 and 10 years."""
+    return (*NUMBERS, *RISKS) if target == "mortality" else NUMBERS
+
+
+def output_columns(target: Target) -> tuple[str, ...]:
+    """Columns of an answer, in the order of the model's signature."""
+    return (*number_columns(target), "status", "flags")
 
 
 def answer(clock: Clock, rows: pd.DataFrame, coverage: float, *, quantiles: bool = False) -> pd.DataFrame:
@@ -49,9 +60,9 @@ def answer(clock: Clock, rows: pd.DataFrame, coverage: float, *, quantiles: bool
         quantiles: add ``q01`` … ``q99`` of the distribution that the interval comes from.
 
     Returns:
-        One row for each of ``rows``, same index: ``OUTPUTS`` (numbers in years). ``status`` is ``ok``, ``warn`` (an
-        extrapolation beyond the training range) or ``abstain`` (no numbers: ``None``); ``flags`` names the reasons,
-        separated by ``;``. A column of numbers is of dtype object only where a row abstains.
+        One row for each of ``rows``, same index: ``output_columns`` (ages in years, risks as probabilities).
+        ``status`` is ``ok``, ``warn`` (an extrapolation beyond the training range) or ``abstain`` (no numbers:
+        ``None``); ``flags`` names the reasons, separated by ``;``. A column of numbers is of dtype object only where a row abstains.
 
     Raises:
         BadInput: a column is missing, repeated or not numeric, or ``coverage`` is impossible.
@@ -61,19 +72,22 @@ def answer(clock: Clock, rows: pd.DataFrame, coverage: float, *, quantiles: bool
     abstain, warn, note = _reasons(clock, biomarkers, sex, age)
     # what is not going to be answered must not reach the network with values of unknown size
     usable = np.where(np.isfinite(biomarkers), biomarkers, np.nan)
-    distribution = clock.predict(usable, sex)
+    believable = np.where(abstain["age_missing"] | abstain["age_implausible"], AGE_CENTER, age)
+    distribution = clock.predict(usable, sex, believable)
     lower, upper = distribution.interval(coverage)
-    gap = distribution.median - np.where(np.isfinite(age), age, np.nan)
-    numbers = (
+    gap = distribution.median - believable
+    numbers = [
         distribution.median,
         lower,
         upper,
         distribution.aleatoric_sd,
         distribution.epistemic_sd,
         gap,
-        clock.gap.adjust(gap, age),
-    )
-    columns: dict[str, Any] = dict(zip(NUMBERS, numbers, strict=True))
+        clock.gap.adjust(gap, believable),
+    ]
+    if clock.hazard is not None:
+        numbers += [clock.hazard.risk(distribution, years) for years in RISK_YEARS]
+    columns: dict[str, Any] = dict(zip(number_columns(clock.target), numbers, strict=True))
     refused = _any(abstain, len(rows))
     status = np.where(refused, "abstain", np.where(_any(warn, len(rows)), "warn", "ok"))
     columns["status"] = status.astype(object)

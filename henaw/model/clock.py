@@ -1,37 +1,27 @@
-"""The fitted clock: everything needed to predict, saved without pickle and loaded only if whole.
-
-On disk a clock is a folder: ``clock.json`` (panel, scaling, architecture, what it was trained on),
-``weights.safetensors`` and, written last, ``manifest.json`` with a BLAKE2b digest of the other two.
-"""
+"""The fitted clock: everything needed to predict."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
-from henaw import __version__
-from henaw.data.files import digest_file
 from henaw.data.panel import Panel
-from henaw.errors import IntegrityError
-from henaw.model.distribution import GaussianEnsemble
+from henaw.model.calibration import Calibration
+from henaw.model.distribution import EnsembleDistribution
 from henaw.model.ensemble import EnsembleShape, forward, network_inputs
 from henaw.model.features import FeatureScaling, raw_features
 from henaw.model.gap import GapRegression
+from henaw.model.hazard import Gompertz
 
 Array = NDArray[np.float64]
+Target = Literal["age", "mortality"]
 
-FORMAT = 1
-CLOCK_FOLDER = "clock"  # its name among the artifacts of a run and of a registered model
 SEXES = ("female", "male")  # coded 0 and 1
 LEAST_PUBLISHED = 5  # people that a figure stored with the clock is made of
-FILES = ("clock.json", "weights.safetensors")  # manifest.json comes last and has their digests
+RISK_YEARS = (5, 10)  # horizons of the mortality clock's outputs
 
 
 @dataclass(frozen=True)
@@ -61,16 +51,21 @@ def range_ends(values: Array) -> tuple[float, float]:
     return float(seen[:count].mean()), float(seen[-count:].mean())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clock:
-    """A fitted age clock.
+    """A fitted clock of either kind.
+
+    The age clock predicts chronological age and does not read it; the mortality clock reads it, and predicts the
+    biological age at which the population's hazard is the person's.
 
     Attributes:
         panel: the biomarkers it reads, in order.
         scaling: of the features, shapes (p,).
         shape: architecture of the ensemble.
         weights: parameters as ``shape.parameter_shapes()``, float64.
+        calibration: the map of levels; the identity for the mortality clock, whose biological age nobody can observe.
         gap: the regression that the adjusted gap has removed.
+        hazard: the population's, None for the age clock.
         trained_on: ranges of the training people.
         max_missing: most biomarkers that may be missing for an answer.
     """
@@ -79,109 +74,30 @@ class Clock:
     scaling: FeatureScaling
     shape: EnsembleShape
     weights: dict[str, Array]
+    calibration: Calibration
     gap: GapRegression
+    hazard: Gompertz | None
     trained_on: TrainingRange
     max_missing: int
 
-    def predict(self, biomarkers: Array, sex: Array) -> GaussianEnsemble:
+    @property
+    def target(self) -> Target:
+        """What the clock predicts."""
+        return "age" if self.hazard is None else "mortality"
+
+    def predict(self, biomarkers: Array, sex: Array, age: Array) -> EnsembleDistribution:
         """Predict biological age.
 
         Args:
             biomarkers: canonical units, shape (n, m) in the panel's order, NaN = missing.
             sex: shape (n,), 0 = female, 1 = male; NaN is read as half-way (the answer then is not to be used).
+            age: chronological, years, shape (n,); the age clock does not look at it.
 
         Returns:
-            A distribution a person; finite whatever the values.
+            A distribution a person; finite whatever the biomarkers.
         """
         scaled, present = self.scaling.apply(raw_features(self.panel, biomarkers))
-        inputs = network_inputs(scaled, present, np.where(np.isfinite(sex), sex, 0.5))
-        return GaussianEnsemble(*forward(self.shape, self.weights, inputs))
-
-    def save(self, folder: Path) -> None:
-        """Write the clock into ``folder``, which is created."""
-        folder.mkdir(parents=True)
-        save_file(
-            {name: values.astype(np.float32) for name, values in self.weights.items()}, folder / "weights.safetensors"
-        )
-        (folder / "clock.json").write_text(
-            json.dumps(self._description(), indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8"
-        )
-        files = {name: digest_file(folder / name) for name in FILES}
-        (folder / "manifest.json").write_text(
-            json.dumps({"format": FORMAT, "blake2b": files}, indent=1), encoding="utf-8"
-        )
-
-    def _description(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "henaw_version": __version__,
-            "panel": self.panel.model_dump(mode="json"),
-            "scaling": {"center": self.scaling.center.tolist(), "scale": self.scaling.scale.tolist()},
-            "shape": asdict(self.shape),
-            "gap": asdict(self.gap),
-            "trained_on": {
-                "lowest": _none_for_nan(self.trained_on.lowest),
-                "highest": _none_for_nan(self.trained_on.highest),
-                "ages": list(self.trained_on.ages),
-            },
-            "max_missing": self.max_missing,
-        }
-
-
-def _none_for_nan(values: Array) -> list[float | None]:
-    return [None if np.isnan(value) else value for value in values.tolist()]
-
-
-def load_clock(folder: Path) -> Clock:
-    """Read a clock that ``Clock.save`` wrote.
-
-    Raises:
-        IntegrityError: a file is missing, differs from the manifest, has another format, or its weights do not fit the
-            architecture. Nothing is used of such a clock.
-    """
-    if missing := [name for name in (*FILES, "manifest.json") if not (folder / name).is_file()]:
-        raise IntegrityError(f"{folder.name}: {', '.join(missing)} missing; the clock was not loaded")
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
-            raise IntegrityError(
-                f"{folder.name}: clock format {manifest['format']!r}, expected {FORMAT}; load it with the version of "
-                "HENAW that made it"
-            )
-        for name in FILES:
-            if digest_file(folder / name) != manifest["blake2b"][name]:
-                raise IntegrityError(f"{folder.name}/{name}: differs from its manifest; the clock was not loaded")
-        described = json.loads((folder / "clock.json").read_text(encoding="utf-8"))
-        weights = load_file(folder / "weights.safetensors")
-        shape = EnsembleShape(**{**described["shape"], "hidden": tuple(described["shape"]["hidden"])})
-        trained_on = described["trained_on"]
-        clock = Clock(
-            panel=Panel.model_validate(described["panel"]),
-            scaling=FeatureScaling(*(np.array(described["scaling"][key]) for key in ("center", "scale"))),
-            shape=shape,
-            weights={name: values.astype(np.float64) for name, values in weights.items()},
-            gap=GapRegression(**described["gap"]),
-            trained_on=TrainingRange(
-                lowest=np.array(trained_on["lowest"], dtype=np.float64),
-                highest=np.array(trained_on["highest"], dtype=np.float64),
-                ages=tuple(trained_on["ages"]),
-            ),
-            max_missing=described["max_missing"],
-        )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise IntegrityError(f"{folder.name}: not a whole clock ({type(error).__name__}); it was not loaded") from None
-    _require_fit(clock, folder.name)
-    return clock
-
-
-def _require_fit(clock: Clock, name: str) -> None:
-    found = {key: values.shape for key, values in clock.weights.items()}
-    expected = clock.shape.parameter_shapes()
-    wrong = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
-    features = len(clock.panel.names) + len(clock.panel.derived)
-    if clock.scaling.center.shape != (features,) or clock.shape.inputs != 2 * features + 1:
-        wrong.append("scaling")
-    if wrong:
-        raise IntegrityError(
-            f"{name}: {', '.join(wrong)}: shapes do not fit the architecture; the clock was not loaded"
-        )
+        sex = np.where(np.isfinite(sex), sex, 0.5)
+        inputs = network_inputs(scaled, present, sex, None if self.hazard is None else age)
+        outputs = forward(self.shape, self.weights, inputs)
+        return EnsembleDistribution(self.shape.head, outputs, age, self.calibration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from henaw.errors import BadInput
-from henaw.model.wasserstein import gaussian_barycenter, gaussian_disagreement
+from henaw.model.calibration import Calibration
+from henaw.model.ensemble import blocks
+from henaw.model.heads import QuantileHead
+from henaw.model.wasserstein import NODES, Moments, barycenter, barycenter_moments
 
 Array = NDArray[np.float64]
 
@@ -57,47 +61,89 @@ def central_levels(coverage: float) -> Array:
     return np.array([lower, upper])
 
 
-@dataclass(frozen=True)
-class GaussianEnsemble:
-    """The W2 barycenter of K Gaussian members, and how far they lie apart.
+@dataclass(frozen=True, eq=False)
+class EnsembleDistribution:
+    """The calibrated W2 barycenter of K members, and how far they lie apart.
 
     Attributes:
-        means: members' means in years, shape (K, n).
-        sds: members' standard deviations in years, shape (K, n).
+        head: what the members' outputs mean.
+        outputs: (K, n, outputs).
+        age: chronological ages (n,); only a head without a center of its own needs them.
+        calibration: the map of levels.
     """
 
-    means: Array
-    sds: Array
+    head: QuantileHead
+    outputs: Array
+    age: Array
+    calibration: Calibration
+
+    def __len__(self) -> int:
+        """Number of people."""
+        return int(self.outputs.shape[1])
 
     @cached_property
-    def _barycenter(self) -> tuple[Array, Array]:
-        return gaussian_barycenter(self.means, self.sds)
+    def _bands(self) -> NDArray[np.intp]:
+        return self.calibration.bands(self.uncalibrated_median)
+
+    @cached_property
+    def uncalibrated_median(self) -> Array:
+        """Median of the barycenter before calibration, which assigns the band, shape (n,)."""
+        return np.asarray(self.head.quantiles_at(self.outputs, np.zeros(len(self)), self.age).mean(axis=0))
+
+    def _members(self, z: Array) -> Iterator[tuple[NDArray[np.intp], Array]]:
+        """Row positions (b,) and members' calibrated quantiles (K, b, q) at scores ``z`` (q,), block by block."""
+        for band in range(len(self.calibration.levels)):
+            rows = np.flatnonzero(self._bands == band)
+            scores = self.calibration.network_scores(band, z)
+            for block in blocks(len(rows)):
+                chosen = rows[block]
+                yield chosen, self.head.quantiles(self.outputs[:, chosen], scores, self.age[chosen])
+
+    @cached_property
+    def _moments(self) -> Moments:
+        mean, sd, disagreement = (np.empty(len(self)) for _ in range(3))
+        for rows, quantiles in self._members(NODES):
+            found = barycenter_moments(quantiles)
+            mean[rows], sd[rows], disagreement[rows] = found.mean, found.sd, found.disagreement
+        return Moments(mean, sd, disagreement)
 
     @property
     def mean(self) -> Array:
         """Mean of the barycenter, shape (n,)."""
-        return self._barycenter[0]
+        return self._moments.mean
 
-    @property
+    @cached_property
     def median(self) -> Array:
-        """Median of the barycenter: for a Gaussian its mean, shape (n,)."""
-        return self._barycenter[0]
+        """Median of the barycenter, shape (n,)."""
+        return self.quantiles(np.array([0.5]))[:, 0]
 
     @property
     def aleatoric_sd(self) -> Array:
         """Standard deviation of the barycenter, shape (n,)."""
-        return self._barycenter[1]
+        return self._moments.sd
 
-    @cached_property
+    @property
     def epistemic_sd(self) -> Array:
         """Root mean squared W2 distance of the members from the barycenter, shape (n,)."""
-        return gaussian_disagreement(self.means, self.sds)
+        return self._moments.disagreement
+
+    def nodes(self) -> Array:
+        """Quantiles (n, nodes) at the levels of ``wasserstein.NODES``, for expectations over the barycenter."""
+        return self._at_scores(NODES)
+
+    def member_nodes(self) -> Iterator[tuple[NDArray[np.intp], Array]]:
+        """Row positions (b,) and the members' own quantiles (K, b, nodes), block by block."""
+        return self._members(NODES)
 
     def quantiles(self, levels: Array) -> Array:
         """Quantiles of the barycenter at ``levels`` (q,), shape (n, q)."""
-        mean, sd = self._barycenter
-        deviations: Array = ndtri(np.asarray(levels, dtype=np.float64))
-        return mean[:, None] + sd[:, None] * deviations
+        return self._at_scores(ndtri(np.asarray(levels, dtype=np.float64)))
+
+    def _at_scores(self, z: Array) -> Array:
+        result = np.empty((len(self), len(z)))
+        for rows, quantiles in self._members(z):
+            result[rows] = barycenter(quantiles)
+        return result
 
     def interval(self, coverage: float) -> tuple[Array, Array]:
         """Ends of the central interval, each (n,).
@@ -110,6 +156,17 @@ class GaussianEnsemble:
 
     def cdf(self, values: Array) -> Array:
         """Probability of a biological age up to ``values`` (n,), shape (n,)."""
-        mean, sd = self._barycenter
-        probability: Array = ndtr((values - mean) / sd)
+        return self.calibration.calibrated_levels(self._bands, self.uncalibrated_cdf(values))
+
+    def uncalibrated_cdf(self, values: Array) -> Array:
+        """The same before calibration: the probability integral transform that calibration is fitted on."""
+        low, high = np.full(len(self), -_FARTHEST), np.full(len(self), _FARTHEST)
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            below = self.head.quantiles_at(self.outputs, middle, self.age).mean(axis=0) < values
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        probability: Array = ndtr((low + high) / 2)
         return probability
+
+
+_FARTHEST, _BISECTIONS = 8.0, 40  # scores beyond ±8 have probability 1e-15; 40 halvings leave 1e-11

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from henaw.model.heads import QuantileHead
+
 Array = NDArray[np.float64]
 
-BLOCK_ROWS = 2048  # bounds the memory of the hidden layers whatever the number of people
+AGE_CENTER, AGE_SCALE = 50.0, 17.0  # years; where age is an input it is standardized so, whatever the cohort
+BLOCK_ROWS = 1024  # bounds the memory of the hidden layers whatever the number of people
 
 
 @dataclass(frozen=True)
 class EnsembleShape:
-    """Architecture of K members with equal widths and a Gaussian head; weights fit it or are refused.
+    """Architecture of K members with equal widths; weights fit it or are refused.
 
     Attributes:
         members: K.
-        inputs: features, presence bits and sex.
+        inputs: features, presence bits, sex, and whatever else the clock reads.
         hidden: widths of the hidden layers.
-        center_years, scale_years: the head's unit: mean and standard deviation of the training ages.
-        sd_floor_years: smallest standard deviation that a member predicts.
+        head: what the outputs mean.
     """
 
     members: int
     inputs: int
     hidden: tuple[int, ...]
-    center_years: float
-    scale_years: float
-    sd_floor_years: float
+    head: QuantileHead
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every parameter: weights (K, in, out), biases (K, out)."""
-        widths = (self.inputs, *self.hidden, 2)
+        widths = (self.inputs, *self.hidden, self.head.outputs)
         shapes: dict[str, tuple[int, ...]] = {}
         for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
             shapes[f"layer{layer}.weight"] = (self.members, fan_in, fan_out)
@@ -43,33 +43,30 @@ class EnsembleShape:
         return shapes
 
 
-def network_inputs(scaled: Array, present: Array, sex: Array) -> Array:
-    """Inputs of the network, (n, 2p + 1): scaled features, presence bits, sex (0 female, 1 male)."""
-    return np.concatenate([scaled, present, sex[:, None]], axis=1)
+def network_inputs(scaled: Array, present: Array, sex: Array, age: Array | None) -> Array:
+    """Inputs of the network, (n, 2p + 1 or 2): scaled features, presence bits, sex (0 female, 1 male), age if read."""
+    columns = [scaled, present, sex[:, None]]
+    if age is not None:
+        columns.append((age[:, None] - AGE_CENTER) / AGE_SCALE)
+    return np.concatenate(columns, axis=1)
 
 
-def forward(shape: EnsembleShape, parameters: Mapping[str, Array], inputs: Array) -> tuple[Array, Array]:
-    """Members' predictions in years.
+def blocks(rows: int) -> Iterator[slice]:
+    """Slices of at most ``BLOCK_ROWS`` that cover ``rows`` rows."""
+    for start in range(0, rows, BLOCK_ROWS):
+        yield slice(start, min(start + BLOCK_ROWS, rows))
 
-    Args:
-        shape: the architecture.
-        parameters: arrays named and shaped as ``shape.parameter_shapes()``, float64.
-        inputs: (n, inputs).
 
-    Returns:
-        Means and standard deviations, each (K, n).
-    """
-    means = np.empty((shape.members, len(inputs)))
-    sds = np.empty_like(means)
+def forward(shape: EnsembleShape, parameters: Mapping[str, Array], inputs: Array) -> Array:
+    """Members' outputs (K, n, outputs) from inputs (n, inputs) and parameters named as ``shape.parameter_shapes()``."""
+    outputs = np.empty((shape.members, len(inputs), shape.head.outputs))
     last = len(shape.hidden)
-    for start in range(0, len(inputs), BLOCK_ROWS):
-        rows = slice(start, start + BLOCK_ROWS)
+    for rows in blocks(len(inputs)):
         activation = inputs[rows]
         for layer in range(last + 1):
             activation = activation @ parameters[f"layer{layer}.weight"]
             activation += parameters[f"layer{layer}.bias"][:, None, :]
             if layer < last:
                 np.maximum(activation, 0.0, out=activation)
-        means[:, rows] = shape.center_years + shape.scale_years * activation[..., 0]
-        sds[:, rows] = shape.sd_floor_years + shape.scale_years * np.logaddexp(0.0, activation[..., 1])
-    return means, sds
+        outputs[:, rows] = activation
+    return outputs

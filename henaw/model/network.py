@@ -17,7 +17,7 @@ class EnsembleNetwork(nn.Module):
     """K multilayer perceptrons with ReLU as stacked weights; a layer is one batched matrix product over the members."""
 
     def __init__(self, shape: EnsembleShape, dropout: float, generator: torch.Generator) -> None:
-        """Draw every member's initial weights from ``generator`` (He 2015; the head starts at the training mean)."""
+        """Draw every member's weights from ``generator`` (He 2015); the head starts where ``initial_bias`` says."""
         super().__init__()
         self.shape = shape
         self.dropout = dropout
@@ -27,10 +27,12 @@ class EnsembleNetwork(nn.Module):
             if name.endswith("weight"):
                 gain = 0.1 if name.startswith(f"layer{last}") else math.sqrt(2.0)
                 values.normal_(0.0, gain / math.sqrt(size[1]), generator=generator)
+            elif name.startswith(f"layer{last}"):
+                values += torch.tensor(shape.head.initial_bias(), dtype=torch.float32)
             self.register_parameter(name.replace(".", "_"), nn.Parameter(values))
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Members' means and standard deviations in years, each (K, B), from inputs (K, B, d)."""
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Members' outputs (K, B, outputs) from inputs (K, B, d); ``shape.head`` says what they mean."""
         last = len(self.shape.hidden)
         activation = inputs
         for layer in range(last + 1):
@@ -38,9 +40,7 @@ class EnsembleNetwork(nn.Module):
             activation = torch.baddbmm(bias.unsqueeze(1), activation, weight)
             if layer < last:
                 activation = functional.dropout(functional.relu(activation), self.dropout, self.training)
-        mean = self.shape.center_years + self.shape.scale_years * activation[..., 0]
-        sd = self.shape.sd_floor_years + self.shape.scale_years * functional.softplus(activation[..., 1])
-        return mean, sd
+        return activation
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """A copy of the parameters on the host, named as ``EnsembleShape.parameter_shapes``."""

@@ -1,43 +1,51 @@
-"""The Wasserstein-2 barycenter of one-dimensional Gaussian predictions, and the members' distance from it.
+"""The Wasserstein-2 barycenter of one-dimensional predictions, and the members' distance from it.
 
-In one dimension the barycenter's quantile function is the average of the members' quantile functions (Agueh & Carlier
-2011, section 6; Vincent 1912). For Gaussians N(m_k, s_k²) that is N(Σ w_k m_k, (Σ w_k s_k)²), and the distance is
-W2²(N(m, s²), N(m', s'²)) = (m − m')² + (s − s')².
+In one dimension W2²(F, G) = ∫ (F⁻¹(u) − G⁻¹(u))² du, and the barycenter's quantile function is the average of the
+members' (Agueh & Carlier 2011, section 6). Integrals over the level u = Φ(z) are Gauss–Hermite sums over z: exact for
+Gaussians, whose quantile functions are straight lines in z.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+_NODES = 40
+NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(_NODES)
+NODE_WEIGHTS = NODE_WEIGHTS / NODE_WEIGHTS.sum()
+"""Normal scores (q,) and weights (q,), summing to 1, with which ``∫ f(u) du ≈ Σ w f(Φ(z))``."""
 
-def gaussian_barycenter(means: Array, sds: Array, weights: Array | None = None) -> tuple[Array, Array]:
-    """Barycenter of Gaussian members.
 
-    Args:
-        means: members' means, shape (K, n).
-        sds: members' standard deviations, shape (K, n).
-        weights: members' weights, shape (K,), summing to 1; default equal.
+@dataclass(frozen=True)
+class Moments:
+    """Of n barycenters, each (n,): mean, standard deviation, and root mean squared W2 distance of the members.
 
-    Returns:
-        Mean and standard deviation of the barycenter, each of shape (n,).
+    The variance of the mixture of the members is ``sd² + disagreement²``.
     """
-    return _average(means, weights), _average(sds, weights)
+
+    mean: Array
+    sd: Array
+    disagreement: Array
 
 
-def gaussian_disagreement(means: Array, sds: Array, weights: Array | None = None) -> Array:
-    """Root mean squared W2 distance of Gaussian members from their barycenter, shape (n,).
-
-    With the barycenter's variance it adds up to the variance of the mixture of the members:
-    Var(mixture) = Var(barycenter) + Σ_k w_k W2²(member_k, barycenter).
-    """
-    mean, sd = gaussian_barycenter(means, sds, weights)
-    return np.sqrt(_average((means - mean) ** 2 + (sds - sd) ** 2, weights))
+def barycenter(quantiles: Array, weights: Array | None = None) -> Array:
+    """Quantiles (n, q) of the barycenter of members with ``quantiles`` (K, n, q); ``weights`` (K,), default equal."""
+    if weights is None:
+        return np.asarray(quantiles.mean(axis=0))
+    return np.tensordot(weights / weights.sum(), quantiles, axes=1)
 
 
-def _average(values: Array, weights: Array | None) -> Array:
-    """Average over the members of ``values`` (K, n), n = 0 included."""
-    average: Array = values.mean(axis=0) if weights is None else weights @ values / weights.sum()
-    return average
+def barycenter_moments(quantiles: Array, weights: Array | None = None) -> Moments:
+    """Moments of the barycenter of members with quantiles (K, n, nodes) at the levels Φ(``NODES``)."""
+    center = barycenter(quantiles, weights)
+    mean = center @ NODE_WEIGHTS
+    squared = (quantiles - center) ** 2 @ NODE_WEIGHTS
+    return Moments(
+        mean=mean,
+        sd=np.sqrt((center - mean[:, None]) ** 2 @ NODE_WEIGHTS),
+        disagreement=np.sqrt(barycenter(squared[..., None], weights)[:, 0]),
+    )

@@ -13,10 +13,11 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from henaw.model.answers import DEFAULT_COVERAGE, answer
-from henaw.model.clock import CLOCK_FOLDER, Clock, load_clock
+from henaw.model.clock import Clock
+from henaw.model.storage import CLOCK_FOLDER, load_clock
 
 
-class ScoringModel(PythonModel):  # type: ignore[misc]
+class ScoringModel(PythonModel):
     """Answers rows of biomarkers with biological ages."""
 
     clock: Clock

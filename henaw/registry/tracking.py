@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import filelock
@@ -92,7 +94,7 @@ def parent_run(config: Config, name: str) -> Iterator[str]:
 def child_run(stage: str) -> Iterator[str]:
     """A child of the active run for one stage, closed as FAILED when the block raises. Yields its id."""
     with mlflow.start_run(run_name=stage, nested=True) as run:
-        mlflow.set_tag(STAGE_TAG, stage)
+        mlflow.set_tags({STAGE_TAG: stage, VERSION_TAG: __version__})
         started = time.perf_counter()
         yield run.info.run_id
         mlflow.log_metric("stage_seconds", time.perf_counter() - started)
@@ -115,9 +117,9 @@ def log_text(text: str, name: str) -> None:
     mlflow.log_text(text, name)
 
 
-def log_json(value: object, name: str) -> None:
+def log_json(value: dict[str, Any] | list[Any], name: str) -> None:
     """A JSON artifact of the active run."""
-    mlflow.log_dict(value, name)
+    mlflow.log_text(json.dumps(value, indent=1, ensure_ascii=False), name)
 
 
 def log_figure(figure: Figure, name: str) -> None:
@@ -172,14 +174,18 @@ class TrackingEvents(Events):
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
         """Write the epoch's metrics and what is pending."""
         now = int(time.time() * 1000)
-        self._pending += [Metric(f"epoch/{name}", value, now, epoch) for name, value in metrics.items() if name != "epoch"]
+        self._pending += [
+            Metric(f"epoch/{name}", value, now, epoch) for name, value in metrics.items() if name != "epoch"
+        ]
         self._flush()
 
     def on_out_of_memory(self, event: OutOfMemory) -> None:
         """Write the event at once: the run is about to end."""
         logger.error("out of memory in %s, epoch %d, step %d", event.phase, event.epoch, event.step)
         self._pending.append(Metric("out_of_memory_events", 1.0, int(time.time() * 1000), event.step))
-        self._client.set_tag(self._run_id, "henaw.out_of_memory", f"{event.phase}, epoch {event.epoch}, step {event.step}")
+        self._client.set_tag(
+            self._run_id, "henaw.out_of_memory", f"{event.phase}, epoch {event.epoch}, step {event.step}"
+        )
         self._flush()
 
     def on_train_end(self) -> None:

@@ -14,18 +14,27 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import henaw
 from henaw.data.panel import Panel
 from henaw.errors import BadInput, HenawError
-from henaw.model.answers import DEFAULT_COVERAGE, NUMBERS, answer, input_columns
-from henaw.model.clock import CLOCK_FOLDER, Clock, load_clock
+from henaw.model.answers import DEFAULT_COVERAGE, answer, input_columns, number_columns
+from henaw.model.clock import Clock, Target
+from henaw.model.storage import CLOCK_FOLDER, load_clock
 
 logger = logging.getLogger(__name__)
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-SERVING_PACKAGES = ("mlflow", "numpy", "pandas", "scipy", "safetensors", "pydantic", "PyYAML")  # answering needs no PyTorch
+SERVING_PACKAGES = (
+    "mlflow",
+    "numpy",
+    "pandas",
+    "scipy",
+    "safetensors",
+    "pydantic",
+    "PyYAML",
+)  # answering needs no PyTorch
 SERVED_CODE = ("__init__.py", "errors.py", "data/__init__.py", "data/files.py", "data/panel.py", "model")
 
 
@@ -43,14 +52,14 @@ class Version:
         return f"models:/{self.name}@{CHAMPION}" if CHAMPION in self.aliases else f"models:/{self.name}/{self.number}"
 
 
-def signature(panel: Panel) -> ModelSignature:
+def signature(panel: Panel, target: Target) -> ModelSignature:
     """The full signature: every column a double but ``sex``, ``status`` and ``flags``; parameter ``coverage``.
 
     All biomarkers are doubles because nullable integers would silently cost the signature.
     """
-    inputs = [ColSpec(_type_of(name), name) for name in input_columns(panel)]
-    outputs = [
-        *(ColSpec(DataType.double, name, required=False) for name in NUMBERS),
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(_type_of(name), name) for name in input_columns(panel)]
+    outputs: list[ColSpec | TensorSpec] = [
+        *(ColSpec(DataType.double, name, required=False) for name in number_columns(target)),
         ColSpec(DataType.string, "status"),
         ColSpec(DataType.string, "flags"),
     ]
@@ -88,7 +97,7 @@ def register(clock_folder: Path, name: str, tags: dict[str, str]) -> Version:
             python_model=str(Path(henaw.__file__).parent / "registry" / "scoring_model.py"),
             artifacts={CLOCK_FOLDER: str(clock_folder)},
             code_paths=[str(_own_code(Path(temporary)))],
-            signature=signature(clock.panel),
+            signature=signature(clock.panel, clock.target),
             input_example=example,
             pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in SERVING_PACKAGES],
             tags=tags,
@@ -125,7 +134,9 @@ def load_version(uri: str) -> Clock:
         raise BadInput(f"model {uri!r}: expected an address such as models:/henaw@champion or models:/henaw/3")
     try:
         with tempfile.TemporaryDirectory(prefix="henaw-") as temporary:
-            folder = mlflow.artifacts.download_artifacts(artifact_uri=f"{uri}/artifacts/{CLOCK_FOLDER}", dst_path=temporary)
+            folder = mlflow.artifacts.download_artifacts(
+                artifact_uri=f"{uri}/artifacts/{CLOCK_FOLDER}", dst_path=temporary
+            )
             return load_clock(Path(folder))
     except (MlflowException, OSError) as error:
         raise BadInput(f"model {uri!r}: no such model of HENAW's in the registry ({type(error).__name__})") from None

@@ -15,7 +15,7 @@ from henaw.console import ProgressLine
 from henaw.data.files import write_atomically
 from henaw.data.table import scan_table
 from henaw.errors import BadInput
-from henaw.model.answers import OUTPUTS, QUANTILE_COLUMNS, answer, input_columns
+from henaw.model.answers import QUANTILE_COLUMNS, answer, input_columns, output_columns
 from henaw.model.clock import Clock
 from henaw.model.distribution import central_levels
 
@@ -58,7 +58,7 @@ def score_file(
     suffix = _checked_target(source, target)
     numbers = [name for name in input_columns(clock.panel) if name != "sex"]
     texts = list(dict.fromkeys(["sex", *(name for name in keep if name not in numbers)]))
-    outputs = [*OUTPUTS, *(QUANTILE_COLUMNS if quantiles else ())]
+    outputs = [*output_columns(clock.target), *(QUANTILE_COLUMNS if quantiles else ())]
     if clash := sorted(set(keep) & set(outputs)):
         raise BadInput(f"keep: {', '.join(clash)} is the name of an answer; expected other columns of the input")
     columns = [*dict.fromkeys(keep), *outputs]

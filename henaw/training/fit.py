@@ -13,10 +13,15 @@ from numpy.typing import NDArray
 from henaw.config import Config
 from henaw.data.panel import Panel
 from henaw.errors import BadInput
+from henaw.model.calibration import fit_calibration
+from henaw.model.calibration import identity as no_calibration
 from henaw.model.clock import LEAST_PUBLISHED, SEXES, Clock, TrainingRange, range_ends
-from henaw.model.ensemble import EnsembleShape
+from henaw.model.ensemble import AGE_CENTER, AGE_SCALE, EnsembleShape
 from henaw.model.features import FeatureScaling, dependence, fit_scaling, raw_features
 from henaw.model.gap import GapRegression, fit_gap
+from henaw.model.hazard import MONTHS, fit_gompertz
+from henaw.model.heads import QuantileHead
+from henaw.model.losses import crps_loss, mortality_loss
 from henaw.model.network import EnsembleNetwork
 from henaw.training.batches import TrainingData
 from henaw.training.telemetry import Events
@@ -25,6 +30,8 @@ from henaw.training.trainer import choose_device, train, use_threads
 logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
+
+MORTALITY_SCALE = 10.0  # years for a unit of the mortality clock's outputs: how far biological age lies from one's own
 
 
 def people_arrays(table: pd.DataFrame, panel: Panel) -> tuple[Array, Array, Array]:
@@ -37,11 +44,11 @@ def people_arrays(table: pd.DataFrame, panel: Panel) -> tuple[Array, Array, Arra
 def fit_clock(
     people: pd.DataFrame, calibration: pd.DataFrame, panel: Panel, config: Config, events: Events
 ) -> tuple[Clock, list[dict[str, float]]]:
-    """Fit the age clock.
+    """Fit the clock that ``config.target`` names.
 
     Args:
         people: clean participant table to train on.
-        calibration: other participants, for early stopping and for the regression of the gap on age.
+        calibration: other participants, for early stopping, calibration and the regression of the gap on age.
         panel: the biomarkers.
         config: settings of the run.
         events: listener.
@@ -50,7 +57,7 @@ def fit_clock(
         The clock and the training history, a row an epoch.
 
     Raises:
-        BadInput: too few people for a clock that is nobody's portrait.
+        BadInput: too few people for a clock that is nobody's portrait, or no follow-up to learn mortality from.
         EnvironmentProblem: no GPU though asked for, or memory ran out.
         HenawError: the loss is not finite any more.
     """
@@ -60,48 +67,101 @@ def fit_clock(
     device = choose_device(config.training)
     biomarkers, _, age = people_arrays(people, panel)
     scaling = fit_scaling(raw_features(panel, biomarkers))
+    hazard = None
+    if config.target == "mortality":
+        years, died = follow_up(people, config.mortality.cap_years)
+        hazard = fit_gompertz(age, years, died)
     shape = EnsembleShape(
         members=config.network.members,
-        inputs=2 * len(scaling.center) + 1,
+        inputs=2 * len(scaling.center) + 1 + (hazard is not None),
         hidden=tuple(config.network.hidden),
-        center_years=float(age.mean()),
-        scale_years=float(age.std()) or 1.0,
-        sd_floor_years=config.network.sd_floor_years,
+        head=_head(config, age),
     )
-    generator = torch.Generator().manual_seed(config.seed)
-    network = EnsembleNetwork(shape, config.network.dropout, generator).to(device)
+    network = EnsembleNetwork(shape, config.network.dropout, torch.Generator().manual_seed(config.seed)).to(device)
+    loss = crps_loss(shape.head, device) if hazard is None else mortality_loss(shape.head, hazard, device)
     logger.info("training %d members on %d people (%s)", shape.members, len(people), device)
     history = train(
         network,
-        training_data(people, panel, scaling, device),
-        training_data(calibration, panel, scaling, device),
+        loss,
+        training_data(people, panel, scaling, config, device),
+        training_data(calibration, panel, scaling, config, device),
         config.training,
         config.seed,
         events,
     )
     lowest, highest = np.array([range_ends(column) for column in biomarkers.T]).T
     youngest, oldest = range_ends(age)
-    unadjusted = Clock(
+    raw = Clock(
         panel=panel,
         scaling=scaling,
         shape=shape,
         weights={name: values.astype(np.float64) for name, values in network.arrays().items()},
+        calibration=no_calibration(),
         gap=GapRegression(0.0, 0.0),
+        hazard=hazard,
         trained_on=TrainingRange(lowest, highest, (int(np.floor(youngest)), int(np.floor(oldest)))),
         max_missing=config.scoring.max_missing,
     )
-    return _with_gap(unadjusted, calibration), history
+    return _finished(raw, calibration, config), history
 
 
-def _with_gap(clock: Clock, calibration: pd.DataFrame) -> Clock:
-    biomarkers, sex, age = people_arrays(calibration, clock.panel)
-    return replace(clock, gap=fit_gap(clock.predict(biomarkers, sex).median - age, age))
+def _head(config: Config, age: Array) -> QuantileHead:
+    """The age clock's support reaches half a year beyond the whole-year ages it is trained on."""
+    if config.target == "mortality":  # a Gaussian around the person's own age
+        return QuantileHead(knots=(), link="identity", center=None, scale=MORTALITY_SCALE, low=0.0, high=0.0)
+    return QuantileHead(
+        knots=tuple(config.network.knots),
+        link=config.network.link,
+        center=float(age.mean()),
+        scale=float(age.std()) or 1.0,
+        low=float(np.floor(age.min())) - 0.5,
+        high=float(np.floor(age.max())) + 0.5,
+    )
 
 
-def training_data(table: pd.DataFrame, panel: Panel, scaling: FeatureScaling, device: torch.device) -> TrainingData:
+def _finished(clock: Clock, people: pd.DataFrame, config: Config) -> Clock:
+    """Calibrate levels (age clock), then regress the gap of the calibrated median, on people not trained on."""
+    biomarkers, sex, age = people_arrays(people, clock.panel)
+    if clock.target == "age":
+        raw = clock.predict(biomarkers, sex, age)
+        settings = config.calibration
+        calibration = fit_calibration(
+            raw.uncalibrated_cdf(age),
+            raw.uncalibrated_median,
+            settings.bands,
+            settings.least_people,
+            settings.shrinkage,
+        )
+        clock = replace(clock, calibration=calibration)
+    return replace(clock, gap=fit_gap(clock.predict(biomarkers, sex, age).median - age, age))
+
+
+def follow_up(table: pd.DataFrame, cap_years: float) -> tuple[Array, Array]:
+    """Years followed up and 1 where that ended in death, each (n,); censored at ``cap_years``.
+
+    Raises:
+        BadInput: the table has no follow-up, or lacks it for somebody.
+    """
+    for name in ("died", "followup_months"):
+        if name not in table or table[name].isna().any():
+            raise BadInput(
+                f"target mortality: column {name} is missing for somebody; expected it for every participant"
+            )
+    years = table["followup_months"].to_numpy(np.float64) / MONTHS
+    died = table["died"].to_numpy(np.float64)
+    return np.minimum(years, cap_years), np.where(years <= cap_years, died, 0.0)
+
+
+def training_data(
+    table: pd.DataFrame, panel: Panel, scaling: FeatureScaling, config: Config, device: torch.device
+) -> TrainingData:
     """A clean participant table as float32 tensors on ``device``."""
     biomarkers, sex, age = people_arrays(table, panel)
     scaled, present = scaling.apply(raw_features(panel, biomarkers))
+    always, targets = [sex], [age]
+    if config.target == "mortality":
+        always.append((age - AGE_CENTER) / AGE_SCALE)
+        targets += follow_up(table, config.mortality.cap_years)
 
     def tensor(values: Array) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)
@@ -109,7 +169,7 @@ def training_data(table: pd.DataFrame, panel: Panel, scaling: FeatureScaling, de
     return TrainingData(
         scaled=tensor(scaled),
         present=tensor(present),
-        sex=tensor(sex[:, None]),
-        age=tensor(age),
+        always=tensor(np.stack(always, axis=1)),
+        targets=tensor(np.stack(targets, axis=1)),
         dependence=tensor(dependence(panel).astype(np.float64)),
     )

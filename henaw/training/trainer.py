@@ -13,9 +13,9 @@ from torch import Tensor
 
 from henaw.config import Training
 from henaw.errors import EnvironmentProblem, HenawError
-from henaw.model.losses import LOSSES
+from henaw.model.losses import Loss
 from henaw.model.network import EnsembleNetwork
-from henaw.training.batches import TrainingData, all_inputs, epoch_batches
+from henaw.training.batches import Disturbance, TrainingData, all_inputs, epoch_batches
 from henaw.training.telemetry import Events, OutOfMemory
 
 EVALUATION_ROWS = 4096  # bounds the memory of a validation pass
@@ -55,6 +55,7 @@ def available_cores() -> int:
 
 def train(
     network: EnsembleNetwork,
+    loss: Loss,
     people: TrainingData,
     validation: TrainingData,
     settings: Training,
@@ -65,6 +66,7 @@ def train(
 
     Args:
         network: the ensemble, on the device of the data.
+        loss: of a member's outputs, for each person.
         people: training people.
         validation: people whose loss chooses each member's epoch; not trained on.
         settings: optimizer, schedule, masking, early stopping.
@@ -82,8 +84,8 @@ def train(
     progress = _Progress()
     try:
         try:
-            with _seeded_dropout(people.age.device, seed):
-                return _loop(network, people, validation, settings, seed, events, progress)
+            with _seeded_dropout(people.targets.device, seed):
+                return _loop(network, loss, people, validation, settings, seed, events, progress)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -108,6 +110,7 @@ def _seeded_dropout(device: torch.device, seed: int) -> Iterator[None]:
 
 def _loop(
     network: EnsembleNetwork,
+    loss: Loss,
     people: TrainingData,
     validation: TrainingData,
     settings: Training,
@@ -117,7 +120,7 @@ def _loop(
 ) -> list[dict[str, float]]:
     members, steps_per_epoch = network.shape.members, math.ceil(len(people) / settings.batch_size)
     generator = torch.Generator().manual_seed(seed)
-    loss_of = LOSSES[settings.loss]
+    disturbance = Disturbance(settings.mask_rate, settings.input_noise)
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -130,10 +133,9 @@ def _loop(
         network.train()
         losses, norms, clipped = [], [], []
         progress.phase, progress.epoch = "training", epoch
-        for batch in epoch_batches(people, members, settings.batch_size, settings.mask_rate, generator):
+        for batch in epoch_batches(people, members, settings.batch_size, disturbance, generator):
             optimizer.zero_grad(set_to_none=True)
-            mean, sd = network(batch.inputs)
-            member_loss = loss_of(mean, sd, batch.age).mean(dim=1)
+            member_loss = loss(network(batch.inputs), batch.targets).mean(dim=1)
             member_loss.sum().backward()  # members share nothing: the sum's gradient is each member's own
             norm = clip_members(parameters, settings.clip_norm)
             learning_rate = float(schedule.get_last_lr()[0])
@@ -152,7 +154,7 @@ def _loop(
             )
             progress.step += 1
         progress.phase = "validation"
-        validation_loss = evaluate_members(network, validation, settings)
+        validation_loss = evaluate_members(network, loss, validation)
         if not bool(torch.isfinite(validation_loss).all()):
             raise HenawError(f"the validation loss is not finite in epoch {epoch}: lower training.learning_rate")
         best.update(network, validation_loss)
@@ -186,13 +188,14 @@ def clip_members(parameters: list[torch.nn.Parameter], limit: float) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate_members(network: EnsembleNetwork, data: TrainingData, settings: Training) -> Tensor:
+def evaluate_members(network: EnsembleNetwork, loss: Loss, data: TrainingData) -> Tensor:
     """Mean loss of each member on ``data`` with nothing hidden, shape (K,)."""
     network.eval()
-    total = torch.zeros(network.shape.members, device=data.age.device)
-    for inputs, age in zip(all_inputs(data).split(EVALUATION_ROWS), data.age.split(EVALUATION_ROWS), strict=True):
-        mean, sd = network(inputs.expand(network.shape.members, -1, -1))
-        total += LOSSES[settings.loss](mean, sd, age).sum(dim=1)
+    total = torch.zeros(network.shape.members, device=data.targets.device)
+    for inputs, targets in zip(
+        all_inputs(data).split(EVALUATION_ROWS), data.targets.split(EVALUATION_ROWS), strict=True
+    ):
+        total += loss(network(inputs.expand(network.shape.members, -1, -1)), targets).sum(dim=1)
     return total / len(data)
 
 
@@ -227,4 +230,4 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _allocated(people: TrainingData) -> int:
-    return torch.cuda.memory_allocated(people.age.device) if people.age.is_cuda else 0
+    return torch.cuda.memory_allocated(people.targets.device) if people.targets.is_cuda else 0

@@ -1,0 +1,88 @@
+"""What a member's outputs mean: a quantile function of biological age.
+
+A latent quantile function that is piecewise linear in z = Φ⁻¹(u), with positive slopes between knots,
+
+    L(u) = o_0 + Σ_j softplus(o_j) · B_j(u),   B_j(u) = clamp(z, z_j, z_{j+1}) − clamp(0, z_j, z_{j+1}),
+
+is carried to years by a link: ``identity`` (center + scale·L) or ``logit`` (low + (high − low)·sigmoid(L)). It is
+monotone by construction. Without knots and with the identity it is a Gaussian. Because members speak in quantile
+functions, their Wasserstein-2 barycenter is the plain average of what they say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, ndtri
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class QuantileHead:
+    """Form of the quantile functions that members emit.
+
+    Attributes:
+        knots: levels, ascending within (0, 1), where the latent slope may change; none = Gaussian on the link's scale.
+        link: ``identity`` or ``logit``.
+        center: years at latent 0 of the identity; None = the person's own chronological age.
+        scale: years for a latent unit of the identity.
+        low, high: ends of the support of the logit, years.
+    """
+
+    knots: tuple[float, ...]
+    link: Literal["identity", "logit"]
+    center: float | None
+    scale: float
+    low: float
+    high: float
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a member: a location and a slope for each segment."""
+        return 2 + len(self.knots)
+
+    def basis(self, z: Array) -> Array:
+        """B_j at normal scores ``z`` (…,), shape (segments, …)."""
+        ends = [-np.inf, *ndtri(np.array(self.knots, dtype=np.float64)), np.inf]
+        return np.stack([np.clip(z, low, high) - np.clip(0.0, low, high) for low, high in pairwise(ends)])
+
+    def quantiles(self, outputs: Array, z: Array, age: Array) -> Array:
+        """Members' quantiles in years at the same levels for everybody.
+
+        Args:
+            outputs: (K, n, outputs).
+            z: normal scores of the levels, Φ⁻¹(u), (q,).
+            age: chronological ages (n,), used where ``center`` is None.
+
+        Returns:
+            Shape (K, n, q).
+        """
+        latent: Array = np.logaddexp(0.0, outputs[..., 1:]) @ self.basis(z)
+        latent += outputs[..., :1]
+        return self._years(latent, age[:, None])
+
+    def quantiles_at(self, outputs: Array, z: Array, age: Array) -> Array:
+        """As ``quantiles``, but with one level for each person: ``z`` (n,), returns (K, n)."""
+        latent: Array = np.einsum("knj,jn->kn", np.logaddexp(0.0, outputs[..., 1:]), self.basis(z))
+        latent += outputs[..., 0]
+        return self._years(latent, age)
+
+    def _years(self, latent: Array, age: Array) -> Array:
+        if self.link == "logit":
+            expit(latent, out=latent)
+            latent *= self.high - self.low
+            latent += self.low
+        else:
+            latent *= self.scale
+            latent += age if self.center is None else self.center
+        return latent
+
+    def initial_bias(self) -> Array:
+        """Output biases (outputs,) of an untrained member: centered, about as wide as the ages it is trained on."""
+        slope = 1.2 if self.link == "logit" else 0.75
+        return np.array([0.0, *[np.log(np.expm1(slope))] * (self.outputs - 1)])

@@ -1,0 +1,130 @@
+"""A clock on disk: written without pickle, loaded only if whole.
+
+A folder with ``clock.json`` (panel, scaling, architecture, calibration, what it was trained on),
+``weights.safetensors`` and, written last, ``manifest.json`` with a BLAKE2b digest of the other two.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from henaw import __version__
+from henaw.data.files import digest_file
+from henaw.data.panel import Panel
+from henaw.errors import IntegrityError
+from henaw.model.calibration import Calibration
+from henaw.model.clock import Clock, TrainingRange
+from henaw.model.ensemble import EnsembleShape
+from henaw.model.features import FeatureScaling
+from henaw.model.gap import GapRegression
+from henaw.model.hazard import Gompertz
+from henaw.model.heads import QuantileHead
+
+Array = NDArray[np.float64]
+
+FORMAT = 2
+CLOCK_FOLDER = "clock"  # its name among the artifacts of a run and of a registered model
+FILES = ("clock.json", "weights.safetensors")  # manifest.json comes last and has their digests
+
+
+def save_clock(clock: Clock, folder: Path) -> None:
+    """Write ``clock`` into ``folder``, which is created."""
+    folder.mkdir(parents=True)
+    weights = {name: np.ascontiguousarray(values, np.float32) for name, values in clock.weights.items()}
+    save_file(weights, folder / "weights.safetensors")
+    described = {"format": FORMAT, "henaw_version": __version__} | {
+        name: _plain(getattr(clock, name))
+        for name in ("panel", "scaling", "shape", "calibration", "gap", "hazard", "trained_on", "max_missing")
+    }
+    text = json.dumps(described, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / "clock.json").write_text(text, encoding="utf-8")
+    manifest = {"format": FORMAT, "blake2b": {name: digest_file(folder / name) for name in FILES}}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """``value`` in the types of JSON; NaN becomes null."""
+    if isinstance(value, Panel):
+        return value.model_dump(mode="json")
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _plain(part) for name, part in asdict(value).items()}
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, np.ndarray):
+        return [_plain(part) for part in value.tolist()]
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def load_clock(folder: Path) -> Clock:
+    """Read a clock that ``save_clock`` wrote.
+
+    Raises:
+        IntegrityError: a file is missing, differs from the manifest, has another format, or its weights do not fit the
+            architecture. Nothing is used of such a clock.
+    """
+    if missing := [name for name in (*FILES, "manifest.json") if not (folder / name).is_file()]:
+        raise IntegrityError(f"{folder.name}: {', '.join(missing)} missing; the clock was not loaded")
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            raise IntegrityError(
+                f"{folder.name}: clock format {manifest['format']!r}, expected {FORMAT}; load it with the version of "
+                "HENAW that made it"
+            )
+        for name in FILES:
+            if digest_file(folder / name) != manifest["blake2b"][name]:
+                raise IntegrityError(f"{folder.name}/{name}: differs from its manifest; the clock was not loaded")
+        described = json.loads((folder / "clock.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / "weights.safetensors")
+        clock = _built(described, {name: values.astype(np.float64) for name, values in weights.items()})
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise IntegrityError(f"{folder.name}: not a whole clock ({type(error).__name__}); it was not loaded") from None
+    _require_fit(clock, folder.name)
+    return clock
+
+
+def _built(described: dict[str, Any], weights: dict[str, Array]) -> Clock:
+    shape, hazard = described["shape"], described["hazard"]
+    head = QuantileHead(**{**shape["head"], "knots": tuple(shape["head"]["knots"])})
+    trained_on = described["trained_on"]
+    return Clock(
+        panel=Panel.model_validate(described["panel"]),
+        scaling=FeatureScaling(**_arrays(described["scaling"])),
+        shape=EnsembleShape(**{**shape, "hidden": tuple(shape["hidden"]), "head": head}),
+        weights=weights,
+        calibration=Calibration(**_arrays(described["calibration"])),
+        gap=GapRegression(**described["gap"]),
+        hazard=None if hazard is None else Gompertz(**hazard),
+        trained_on=TrainingRange(
+            **_arrays({name: trained_on[name] for name in ("lowest", "highest")}), ages=tuple(trained_on["ages"])
+        ),
+        max_missing=described["max_missing"],
+    )
+
+
+def _arrays(values: dict[str, Any]) -> dict[str, Array]:
+    return {name: np.array(value, dtype=np.float64) for name, value in values.items()}
+
+
+def _require_fit(clock: Clock, name: str) -> None:
+    found = {key: values.shape for key, values in clock.weights.items()}
+    expected = clock.shape.parameter_shapes()
+    wrong = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+    features = len(clock.panel.names) + len(clock.panel.derived)
+    inputs = 2 * features + 1 + (clock.hazard is not None)
+    if clock.scaling.center.shape != (features,) or clock.shape.inputs != inputs:
+        wrong.append("scaling")
+    if wrong:
+        raise IntegrityError(
+            f"{name}: {', '.join(wrong)}: shapes do not fit the architecture; the clock was not loaded"
+        )
