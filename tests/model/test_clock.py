@@ -18,6 +18,7 @@ from henaw.data.files import digest_file
 from henaw.errors import HenawError, IntegrityError
 from henaw.model.answers import answer
 from henaw.model.clock import Clock, TrainingRange, load_clock, range_ends
+from henaw.model.gap import GapRegression
 from tests.conftest import REPOSITORY
 from tests.scenarios import blood_clock, blood_rows
 
@@ -74,6 +75,13 @@ def test_an_unknown_range_survives_in_strict_json(tmp_path: Path) -> None:
     loaded = load_clock(tmp_path / "clock")
     np.testing.assert_array_equal(loaded.trained_on.lowest, lowest)
     assert (answers(loaded)["status"] == "ok").all(), "no value lies outside an unknown range"
+
+
+def test_a_clock_that_is_not_finite_cannot_be_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        replace(blood_clock(), gap=GapRegression(np.nan, 0.0)).save(tmp_path / "clock")
+    with pytest.raises(IntegrityError):
+        load_clock(tmp_path / "clock")
 
 
 def test_files_are_json_and_safetensors_and_the_manifest_has_every_digest(saved: Path) -> None:

@@ -171,6 +171,15 @@ def test_the_learning_rate_of_a_step_is_the_one_it_used() -> None:
     assert 0 < rates[-1] < 1e-6
 
 
+def test_dropout_is_on_in_every_epochs_steps_and_off_in_its_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = network(dropout=0.5)
+    modes: list[bool] = []
+    forward = made.forward
+    monkeypatch.setattr(made, "forward", lambda inputs: (modes.append(made.training), forward(inputs))[1])
+    run(training(), made)
+    assert modes == [True, True, False] * 3
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_the_same_seed_gives_bitwise_equal_weights_and_another_others(dropout: float) -> None:
     results = []
