@@ -11,6 +11,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -56,7 +57,7 @@ def _ascending(ages: list[int]) -> list[int]:
 
 
 def _strictly_ascending(levels: list[float]) -> list[float]:
-    if any(first >= second for first, second in zip(levels, levels[1:], strict=False)):
+    if any(first >= second for first, second in pairwise(levels)):
         raise ValueError("expected levels in ascending order")
     return levels
 
@@ -88,6 +89,9 @@ class CohortFilter(_Section):
     ages: AgeRange
     exclude: dict[str, list[str | int | float]]
     complete_panel: bool
+    require: list[str]
+    plausible: list[str]
+    floors: dict[str, Positive]
 
 
 class Validation(_Section):
@@ -141,7 +145,7 @@ class Training(_Section):
     weight_decay: Annotated[Number, Field(ge=0)]
     clip_norm: Positive
     mask_rate: Annotated[Number, Field(ge=0, lt=1)]
-    input_noise: Annotated[float, Field(ge=0)]
+    input_noise: Annotated[Number, Field(ge=0)]
     device: Literal["auto", "cpu", "cuda"]
     threads: Annotated[Integer, Field(ge=0)]
 
@@ -151,13 +155,14 @@ class Calibration(_Section):
 
     bands: Count
     least_people: Count
-    shrinkage: Annotated[float, Field(ge=1)]
+    shrinkage: Annotated[Number, Field(ge=1)]
 
 
 class Mortality(_Section):
     """What the mortality clock is trained on."""
 
     cap_years: Positive
+    recalibration_cap_years: Positive
 
 
 class Scoring(_Section):
@@ -231,17 +236,11 @@ def load_config(profile: str = "default", data: str = "", overrides: str = "") -
     Raises:
         BadInput: unknown profile, unknown key (the message names the nearest), or a value of the wrong kind.
     """
-    values = _defaults()
+    defaults, values = _defaults(), _defaults()
     known = list(_dotted(values))
     sections = {key.rpartition(".")[0] for key in known}
-    if profile not in available_profiles():
-        raise BadInput(
-            f"profile {profile!r}: no such profile; expected one of {', '.join(available_profiles())}"
-            f"{_nearest(profile, available_profiles())}"
-        )
-    if profile != "default":
-        chosen = asset_folder("mlproject") / "profiles" / f"{profile}.yaml"
-        _merge(values, _read_yaml(chosen), str(chosen))
+    for chosen, changes in _profiles(profile):
+        _merge(values, changes, defaults, str(chosen))
     if data:
         values["source"]["data"] = data
     for dotted, value in _parse_overrides(overrides):
@@ -310,13 +309,31 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _merge(base: dict[str, Any], changes: dict[str, Any], source: str) -> None:
-    """Lay ``changes`` over ``base``; lists and ``cohort.exclude`` are replaced whole."""
+def _profiles(name: str) -> list[tuple[Path, dict[str, Any]]]:
+    """What profile ``name`` changes, after what the one that it ``extends`` changes, and so on."""
+    chain: list[tuple[Path, dict[str, Any]]] = []
+    while name != "default":
+        if name not in available_profiles():
+            raise BadInput(
+                f"profile {name!r}: no such profile; expected one of {', '.join(available_profiles())}"
+                f"{_nearest(name, available_profiles())}"
+            )
+        path = asset_folder("mlproject") / "profiles" / f"{name}.yaml"
+        if path in [visited for visited, _ in chain]:
+            raise BadInput(f"{path}: extends itself; expected profiles that end at one that extends no other")
+        changes = _read_yaml(path)
+        chain.insert(0, (path, changes))
+        name = str(changes.pop("extends", "default"))
+    return chain
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any], defaults: dict[str, Any], source: str) -> None:
+    """Lay ``changes`` over ``base``; what has no keys in ``defaults`` (lists, ``cohort.exclude``) is replaced whole."""
     for key, value in changes.items():
-        if not (isinstance(base.get(key), dict) and base[key]):
+        if not (isinstance(defaults.get(key), dict) and defaults[key]):
             base[key] = value
         elif isinstance(value, dict):
-            _merge(base[key], value, source)
+            _merge(base[key], value, defaults[key], source)
         else:
             raise BadInput(f"{source}: {key}: expected keys and values, as it is a section")
 

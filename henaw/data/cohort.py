@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from henaw.config import Config, asset_folder
 from henaw.data.files import digest_file, digest_values
-from henaw.data.panel import Panel
+from henaw.data.panel import Panel, load_biomarkers
 from henaw.data.participants import load_or_create_key, participant_ids, pseudonyms, publishable
 from henaw.data.synthetic import synthetic_table
 from henaw.data.table import read_table, require_columns, table_columns
@@ -43,7 +43,8 @@ def read_cohort(config: Config, panel: Panel) -> Cohort:
 
     The table has one row a person and visit: ``participant`` (pseudonym), ``age_years``, ``sex``, the panel's
     biomarkers (float64, NaN = missing), ``died``, ``followup_months`` and ``visit`` where the source has them, and the
-    columns that ``cohort.exclude`` and ``split.column`` name. Nothing else of the source is kept.
+    columns that ``cohort`` and ``split.column`` name. Nothing else of the source is kept.
+    Biomarkers below their detection limit in ``cohort.floors`` hold the limit.
 
     Raises:
         BadInput: a file, column, cell or id that cannot be used.
@@ -62,6 +63,9 @@ def read_cohort(config: Config, panel: Panel) -> Cohort:
     table = rows[[name for name in columns.kept if name in rows]]
     table.insert(0, PARTICIPANT, pseudonyms(ids, load_or_create_key(Path(config.state.folder))))
     table["sex"] = table["sex"].str.strip().str.lower()
+    for name, limit in config.cohort.floors.items():
+        # below zero there is no measurement: that is for validation to find
+        table[name] = table[name].mask(table[name].between(0, limit), limit)
     logger.info("read %d rows of %d participants (%s)", len(table), table[PARTICIPANT].nunique(), config.source_kind)
     return Cohort(table, digest, config.source_kind)
 
@@ -75,7 +79,7 @@ def source_digest(config: Config, panel: Panel) -> str:
         BadInput: the file lacks a column, or cannot be read.
     """
     columns = _Columns.of(config, panel)
-    reading = {"kind": config.source_kind, "kept": columns.kept}
+    reading = {"kind": config.source_kind, "kept": columns.kept, "floors": config.cohort.floors}
     if config.source_kind == "synthetic":
         drawn = {"people": config.source.people, "ages": config.source.ages, "seed": config.seed}
         biomarkers = asset_folder("mlproject") / "panels" / "biomarkers.yaml"
@@ -83,6 +87,20 @@ def source_digest(config: Config, panel: Panel) -> str:
     path = _path(config)
     _check_header(path, config, panel, columns)
     return digest_values(reading | {"id_columns": config.source.id_columns, "bytes": digest_file(path)})
+
+
+def measured(config: Config, panel: Panel) -> Panel:
+    """All biomarkers that are judged: those of ``panel``, and what ``cohort.require`` and ``cohort.plausible`` name.
+
+    Raises:
+        BadInput: ``cohort.plausible`` names something else.
+    """
+    catalog = load_biomarkers(asset_folder("mlproject") / "panels")
+    if unknown := [name for name in config.cohort.plausible if name not in catalog]:
+        raise BadInput(f"cohort.plausible: {unknown[0]}: no such biomarker; expected names of biomarkers.yaml")
+    named = dict.fromkeys([*config.cohort.require, *config.cohort.plausible])
+    beyond = [catalog[name] for name in named if name in catalog and name not in panel.names]
+    return panel.model_copy(update={"biomarkers": (*panel.biomarkers, *beyond)})
 
 
 def select(table: pd.DataFrame, config: Config, panel: Panel) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -107,6 +125,8 @@ def select(table: pd.DataFrame, config: Config, panel: Panel) -> tuple[pd.DataFr
             logger.warning("cohort.exclude: nobody has one of %s in column %s", values, column)
     if config.cohort.complete_panel:
         rules["panel_incomplete"] = table[list(panel.names)].isna().any(axis=1).to_numpy()
+    for column in config.cohort.require:
+        rules[f"{column}_missing"] = table[column].isna().to_numpy()
 
     people = table[PARTICIPANT]
     counts = {"participants": people.nunique()}
@@ -141,10 +161,18 @@ class _Columns:
 
     @classmethod
     def of(cls, config: Config, panel: Panel) -> _Columns:
-        asked = dict.fromkeys(config.cohort.exclude, "cohort.exclude")
+        biomarkers = measured(config, panel).names
+        if unread := [name for name in config.cohort.floors if name not in biomarkers]:
+            raise BadInput(
+                f"cohort.floors: {unread[0]} is not read; expected a biomarker of panel {panel.name}, or one that "
+                "cohort.require or cohort.plausible names"
+            )
+        asked = dict.fromkeys(config.cohort.plausible, "cohort.plausible")
+        asked |= dict.fromkeys(config.cohort.require, "cohort.require")
+        asked |= dict.fromkeys(config.cohort.exclude, "cohort.exclude")
         if config.split.by == "column" and config.split.column:
             asked[config.split.column] = "split.column"
-        numbers = ["age_years", *panel.names, *_FOLLOW_UP]
+        numbers = ["age_years", *biomarkers, *_FOLLOW_UP]
         texts = ["sex", _VISIT, *(name for name in asked if name not in (*numbers, "sex", _VISIT))]
         return cls(numbers, texts, [name for name in (*_FOLLOW_UP, _VISIT) if name not in asked], asked)
 
@@ -178,7 +206,10 @@ def _check_header(path: Path, config: Config, panel: Panel, columns: _Columns) -
     if measured:
         raise BadInput(f"source.id_columns: {measured[0]} is a measurement; expected columns that name participants")
     if (ids and set(ids) <= set(columns.asked)) or PARTICIPANT in columns.asked:
-        raise BadInput("cohort.exclude and split.column keep every column that names participants; ids are never kept")
+        raise BadInput(
+            "cohort.require, cohort.exclude and split.column keep every column that names participants; "
+            "ids are never kept"
+        )
     require_columns(
         path, ids, present, "source.id_columns names the columns of the participant's id ([]: every row is a person)"
     )

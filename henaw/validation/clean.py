@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from henaw.config import Config
-from henaw.data.cohort import Cohort, read_cohort, select
+from henaw.data.cohort import Cohort, measured, read_cohort, select
 from henaw.data.files import private_folder
 from henaw.data.panel import Panel
 from henaw.validation.quarantine import write_quarantine
@@ -36,7 +36,7 @@ def judge(config: Config, panel: Panel) -> Judged:
         BadInput: the source cannot be read; a refusal by the suites is not raised here, so that it can be logged.
     """
     cohort = read_cohort(config, panel)
-    return Judged(cohort, validate(cohort.table, panel, config.validation.max_set_aside))
+    return Judged(cohort, validate(cohort.table, measured(config, panel), config.validation.max_set_aside))
 
 
 def clean(judged: Judged, config: Config, panel: Panel) -> tuple[pd.DataFrame, dict[str, int]]:

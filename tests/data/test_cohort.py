@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from henaw.config import Config, asset_folder, load_config, validate_config
-from henaw.data.cohort import Cohort, read_cohort, rows_with, select, source_digest
+from henaw.data.cohort import read_cohort, rows_with, select, source_digest
 from henaw.data.panel import Panel, load_panel
 from henaw.data.participants import KEY_VARIABLE, load_or_create_key, pseudonyms
 from henaw.errors import BadInput
+from henaw.validation.clean import clean, judge
 
 IDS = [f"canary{number:02d}xyzzy" for number in range(50)]
 
@@ -82,6 +83,35 @@ def test_columns_of_filter_split_follow_up_and_visit_stay(config: Config, panel:
     assert table["pregnant"].isna().sum() == 10
 
 
+def test_required_biomarkers_are_numbers_and_judged_as_the_panels_are(
+    config: Config, panel: Panel, frame: pd.DataFrame
+) -> None:
+    urea, urate = frame["rdw_pct"] / 5, frame["rdw_pct"] * 10
+    urea[3], urea[4], urate[5], urate[6] = np.nan, 1e4, np.nan, 1e5
+    frame.assign(urea_mmol_l=urea, urate_umol_l=urate).to_csv(config.source.data, index=False)
+    asked = {"require": ["urea_mmol_l", "centre"], "plausible": ["urate_umol_l"]}
+    config = changed(config, cohort={"ages": [0, 99]} | asked)
+    judged = judge(config, panel)
+    assert judged.cohort.table["urea_mmol_l"].dtype == np.float64
+    assert judged.cohort.table["centre"].dtype == "str"
+    assert np.flatnonzero(judged.verdict.set_aside).tolist() == [4, 6]
+    kept, counts = clean(judged, config, panel)
+    assert counts["left_out.urea_mmol_l_missing"] == 1
+    assert counts["selected"] == len(kept) == 47
+    assert kept["urate_umol_l"].isna().sum() == 1, "a value need not be there to be plausible"
+
+
+def test_low_values_are_read_as_the_floor_and_mistakes_are_left_to_validation(
+    config: Config, panel: Panel, frame: pd.DataFrame
+) -> None:
+    frame["crp_mg_l"] = [0.0, 0.3, 2.1, 5.0, -1.0, None, 2.0999, 1e4, *[7.0] * 42]
+    frame.to_csv(config.source.data, index=False)
+    found = read_cohort(changed(config, cohort={"floors": {"crp_mg_l": 2.1}}), panel).table
+    expected = [2.1, 2.1, 2.1, 5.0, -1.0, np.nan, 2.1, 1e4]
+    np.testing.assert_array_equal(found["crp_mg_l"][:8], expected)
+    np.testing.assert_array_equal(found["rdw_pct"], frame["rdw_pct"])
+
+
 def test_sex_is_read_without_case_and_anything_else_as_it_stands(
     config: Config, panel: Panel, frame: pd.DataFrame
 ) -> None:
@@ -132,13 +162,21 @@ FAULTS: dict[str, tuple[dict[str, dict[str, Any]], dict[str, str | None], str]] 
                               "no column center (nearest: centre); split.column asks for it"),
     "no column to exclude by": ({"cohort": {"exclude": {"smoker": [1]}}}, {},
                                 "no column smoker; cohort.exclude asks for it"),
+    "no column to require": ({"cohort": {"require": ["urea_mmol_l"]}}, {},
+                             "(nearest: creatinine_umol_l); cohort.require asks for it"),
+    "no follow-up to require": ({"cohort": {"require": ["died"]}}, {}, "no column died; cohort.require asks for it"),
+    "no column to judge": ({"cohort": {"plausible": ["urea_mmol_l"]}}, {}, "cohort.plausible asks for it"),
+    "no biomarker to judge": ({"cohort": {"plausible": ["note"]}}, {}, "cohort.plausible: note: no such biomarker"),
+    "a floor under nothing that is read": ({"cohort": {"floors": {"urea_mmol_l": 1.0}}}, {},
+                                           "cohort.floors: urea_mmol_l is not read"),
+    "the id required": ({"cohort": {"require": ["participant_id"]}}, {}, "ids are never kept"),
     "the id itself kept": ({"cohort": {"exclude": {"participant_id": ["x"]}}}, {}, "ids are never kept"),
     "a measurement for an id": ({"source": {"id_columns": ["age_years"]}}, {}, "age_years is a measurement"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", FAULTS)
-def test_missing_columns_are_named(config: Config, panel: Panel, frame: pd.DataFrame, case: str) -> None:
+def test_columns_that_cannot_be_used_are_named(config: Config, panel: Panel, frame: pd.DataFrame, case: str) -> None:
     sections, names, message = FAULTS[case]
     dropped = [name for name, new in names.items() if new is None]
     frame.drop(columns=dropped).rename(columns=names).to_csv(config.source.data, index=False)
@@ -174,13 +212,14 @@ def test_digest_follows_bytes_and_reading_but_not_the_place(config: Config, pane
     assert source_digest(changed(config, source={"data": str(moved)}), panel) == digests[0]
     digests.append(source_digest(changed(config, source={"id_columns": []}), panel))
     digests.append(source_digest(changed(config, cohort={"exclude": {"pregnant": [1]}}), panel))
+    digests.append(source_digest(changed(config, cohort={"floors": {"crp_mg_l": 2.1}}), panel))
     digests.append(source_digest(config, panel.model_copy(update={"biomarkers": panel.biomarkers[1:]})))
     moved.write_bytes(moved.read_bytes().replace(b"female", b"Female", 1))
     digests.append(source_digest(changed(config, source={"data": str(moved)}), panel))
     synthetic = load_config()
     for overrides in ("", "seed=1", "source.people=10", "source.ages=[40,60]"):
         digests.append(source_digest(load_config(overrides=overrides), panel))  # noqa: PERF401
-    assert source_digest(synthetic, panel) == digests[5]
+    assert source_digest(synthetic, panel) == digests[6]
     assert len(set(digests)) == len(digests)
 
 
@@ -242,24 +281,3 @@ def test_an_exclusion_that_meets_nobody_is_warned_of(panel: Panel, caplog: pytes
 def test_rows_with(cells: list[Any], values: list[Any], found: list[bool]) -> None:
     column = pd.Series(cells, dtype="str" if isinstance(cells[0], str) else np.float64)
     assert rows_with(column, values).tolist() == found
-
-
-def test_split_a_of_nhanes(nhanes_table: Path, tmp_path: Path, panel: Panel) -> None:
-    """The figures of the design's split A, with rows outside the plausible ranges set aside first."""
-    from henaw.data.splits import split
-
-    config = changed(load_config("nhanes", str(nhanes_table)), state={"folder": str(tmp_path)})
-    cohort: Cohort = read_cohort(config, panel)
-    assert len(cohort.table) == cohort.table["participant"].nunique() == 48_142
-    implausible = np.zeros(len(cohort.table), dtype=bool)
-    for marker in panel.biomarkers:
-        values = cohort.table[marker.name]
-        implausible |= ((values < marker.plausible[0]) | (values > marker.plausible[1])).to_numpy()
-    assert 0 < implausible.sum() < 100
-    selected, counts = select(cohort.table[~implausible].reset_index(drop=True), config, panel)
-    parts = split(selected, config.split, config.seed)
-    assert len(parts.train) + len(parts.calibration) == 20_048
-    assert len(parts.calibration) == 2005
-    assert len(parts.test) == 5208
-    assert counts["selected"] == 25_256
-    assert set(selected["cycle"].iloc[parts.test]) == {"2009-2010"}
