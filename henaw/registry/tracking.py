@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import socket
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +31,8 @@ from henaw.training.telemetry import Events, OutOfMemory
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 10.0  # a tracking server that takes longer to accept a connection counts as not answering
+ANSWER_SECONDS = 10.0  # a tracking server that takes longer counts as not answering
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 BATCH = 1000  # most metrics that MLflow takes in one call
 STAGE_TAG, VERSION_TAG = "henaw.stage", "henaw.version"
 
@@ -45,26 +49,34 @@ def require_tracking() -> str:
     uri = mlflow.get_tracking_uri()
     shown = _without_secret(uri)
     parts = urlsplit(uri)
-    if parts.scheme in ("http", "https") or parts.scheme.startswith(("postgresql", "mysql", "mssql")):
-        default_port = {"http": 80, "https": 443, "mysql": 3306, "mssql": 1433}.get(parts.scheme.split("+")[0], 5432)
-        try:
-            port = parts.port or default_port
-            socket.create_connection((parts.hostname or "localhost", port), timeout=ANSWER_SECONDS).close()
-        except (OSError, ValueError) as error:
-            raise EnvironmentProblem(
-                f"tracking server {shown} does not answer ({type(error).__name__}); start it or set MLFLOW_TRACKING_URI"
-            ) from None
+    try:
+        _knock(uri)
+    except (OSError, ValueError) as error:
+        raise EnvironmentProblem(
+            f"tracking server {shown} does not answer ({type(error).__name__}); start it or set MLFLOW_TRACKING_URI"
+        ) from None
     try:
         if parts.scheme == "sqlite":
             with filelock.FileLock(f"{parts.path[1:]}.lock", timeout=120):
-                MlflowClient().search_experiments(max_results=1)
+                MlflowClient(uri).search_experiments(max_results=1)
         else:
-            MlflowClient().search_experiments(max_results=1)
+            MlflowClient(uri).search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError, filelock.Timeout) as error:
         raise EnvironmentProblem(
             f"tracking server {shown} does not answer as MLflow ({type(error).__name__}); check MLFLOW_TRACKING_URI"
         ) from None
     return shown
+
+
+def _knock(uri: str) -> None:
+    """Raise ``OSError`` soon where nobody answers: MLflow's own client would try for minutes."""
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https"):
+        with contextlib.suppress(urllib.error.HTTPError):  # an answer, if not a friendly one
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()  # noqa: S310 (the scheme is checked)
+    elif parts.scheme.partition("+")[0] in DATABASE_PORTS:
+        port = parts.port or DATABASE_PORTS[parts.scheme.partition("+")[0]]
+        socket.create_connection((parts.hostname or "localhost", port), timeout=ANSWER_SECONDS).close()
 
 
 def _without_secret(uri: str) -> str:

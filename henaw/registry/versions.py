@@ -26,6 +26,7 @@ from henaw.model.storage import CLOCK_FOLDER, load_clock
 logger = logging.getLogger(__name__)
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # no such model; no such alias
 SERVING_PACKAGES = (
     "mlflow",
     "numpy",
@@ -73,7 +74,7 @@ def _type_of(column: str) -> DataType:
 
 def input_example(clock: Clock) -> pd.DataFrame:
     """Two people who do not exist: everything at the middle of the training people, and one marker missing."""
-    middle = (clock.trained_on.lowest * clock.trained_on.highest) ** 0.5
+    middle = (clock.trained_on.lowest + clock.trained_on.highest) / 2
     rows = pd.DataFrame([middle.round(1), middle.round(1)], columns=list(clock.panel.names))
     rows.iloc[1, 0] = float("nan")
     return rows.assign(sex=["female", "male"], age_years=[50.0, 50.0])
@@ -119,8 +120,10 @@ def champion_version(name: str) -> int | None:
     """Number of the version that is ``champion`` of ``name``, or None."""
     try:
         return int(MlflowClient().get_model_version_by_alias(name, CHAMPION).version)
-    except MlflowException:
-        return None
+    except MlflowException as error:
+        if error.error_code in _ABSENT:  # anything else must not pass for "no champion yet"
+            return None
+        raise
 
 
 def load_version(uri: str) -> Clock:
