@@ -1,7 +1,7 @@
 """Cohorts and clocks with a known answer, for tests of every room.
 
 Chronological age is drawn *given* the markers, age ~ N(μ(x), σ(x)²) with known μ and σ, so that what a clock should
-predict is known exactly, its uncertainty included.
+predict is known exactly, its uncertainty included. People who die do so by the hazard of a biological age that is known.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from numpy.typing import NDArray
 
 from henaw.config import Config, asset_folder, load_config
 from henaw.data.panel import Biomarker, Panel, load_panel
-from henaw.model.clock import Clock, TrainingRange
+from henaw.model.calibration import fit_calibration, identity
+from henaw.model.clock import Clock, Target, TrainingRange
+from henaw.model.distribution import EnsembleDistribution
 from henaw.model.ensemble import EnsembleShape
 from henaw.model.features import FeatureScaling
 from henaw.model.gap import GapRegression
+from henaw.model.hazard import MONTHS, Gompertz
+from henaw.model.heads import QuantileHead
+from henaw.model.reference import fit_reference
 from henaw.training.telemetry import Events, OutOfMemory
 
 Array = NDArray[np.float64]
@@ -34,6 +39,16 @@ KNOWN = Panel(
     ),
 )
 TIGHT_SD, LOOSE_SD = 2.0, 8.0
+
+# Every form that a member's quantile function may have.
+GAUSSIAN = QuantileHead(knots=(), link="identity", center=50.0, scale=12.0, low=0.0, high=0.0)
+OWN_AGE = QuantileHead(knots=(), link="identity", center=None, scale=10.0, low=0.0, high=0.0)
+BENT = QuantileHead(knots=(0.1, 0.5, 0.9), link="identity", center=50.0, scale=12.0, low=0.0, high=0.0)
+BOUNDED = QuantileHead(knots=(0.05, 0.2, 0.5, 0.8, 0.95), link="logit", center=50.0, scale=12.0, low=19.5, high=79.5)
+UNBENT = QuantileHead(knots=(), link="logit", center=50.0, scale=12.0, low=19.5, high=79.5)
+HEADS = {"gaussian": GAUSSIAN, "own age": OWN_AGE, "bent": BENT, "bounded": BOUNDED, "unbent": UNBENT}
+
+HAZARD = Gompertz(alpha=-10.0, beta=0.09)  # h(60) = 0.01, h(80) = 0.06 a year
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,55 @@ def known_cohort(people: int, seed: int) -> KnownCohort:
     return KnownCohort(table, mean, sd)
 
 
+@dataclass(frozen=True)
+class MortalCohort:
+    """People of panel ``KNOWN`` with follow-up, and the biological age by which each one's hazard runs."""
+
+    table: pd.DataFrame
+    biological_age: Array
+
+
+def mortal_cohort(people: int, seed: int, *, gap: float = 8.0, hazard: Gompertz = HAZARD) -> MortalCohort:
+    """Biological age = age + ``gap``·signal; deaths by ``hazard`` from there on, censored after 5 to 15 years."""
+    rng = np.random.default_rng(seed)
+    signal, age = rng.normal(0, 1, people), rng.uniform(30, 80, people)
+    biological_age = age + gap * signal
+    years = lifetimes(hazard, biological_age, rng)
+    censored = rng.uniform(5, 15, people)
+    table = pd.DataFrame(
+        {
+            "participant": [f"{number:032x}" for number in range(people)],
+            "age_years": age,
+            "sex": rng.choice(["female", "male"], people),
+            "signal": signal,
+            "looseness": rng.integers(0, 2, people).astype(float),
+            "died": (years <= censored).astype(float),
+            "followup_months": np.minimum(years, censored) * MONTHS,
+        }
+    )
+    return MortalCohort(table, biological_age)
+
+
+def lifetimes(hazard: Gompertz, age: Array, rng: np.random.Generator) -> Array:
+    """Years (n,) until death from ``age`` (n,) on: the accumulated hazard at death is exponential."""
+    years: Array = np.log1p(hazard.beta * rng.exponential(size=len(age)) / hazard.hazard(age)) / hazard.beta
+    return years
+
+
+def people_of(
+    head: QuantileHead, people: int, seed: int = 0, *, members: int = 4, calibrated: bool = False
+) -> EnsembleDistribution:
+    """Predictions for ``people`` from members that differ; ``calibrated``: with a map of levels that changes much."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(0, 0.6, (1, people, head.outputs))
+    outputs = common + rng.normal(0, 0.4, (members, people, head.outputs))
+    calibration = identity()
+    if calibrated:
+        pit = np.concatenate([rng.beta(0.5, 0.7, 300), rng.beta(3, 2, 300)])
+        calibration = fit_calibration(pit, np.repeat([40.0, 60.0], 300), bands=2, least_people=100, shrinkage=50)
+    return EnsembleDistribution(head, outputs, rng.uniform(25, 75, people), calibration)
+
+
 def blood_rows(people: int, seed: int) -> pd.DataFrame:
     """Rows to score with every marker of ``BLOOD9`` well inside the range of ``blood_clock``."""
     rng = np.random.default_rng(seed)
@@ -70,12 +134,21 @@ def blood_rows(people: int, seed: int) -> pd.DataFrame:
     return rows.assign(sex=rng.choice(["female", "male"], people), age_years=rng.integers(30, 70, people) + 0.5)
 
 
-def blood_clock(seed: int = 0, *, members: int = 3, hidden: tuple[int, ...] = (8, 8), max_missing: int = 3) -> Clock:
+def blood_clock(
+    seed: int = 0,
+    *,
+    target: Target = "age",
+    members: int = 3,
+    hidden: tuple[int, ...] = (8, 8),
+    max_missing: int = 3,
+) -> Clock:
     """A clock of ``BLOOD9`` with random weights, trained on nobody: its answers mean nothing and are reproducible."""
     rng = np.random.default_rng(seed)
     low, high = _middle_of_plausible()
     features = len(BLOOD9.names) + len(BLOOD9.derived)
-    shape = EnsembleShape(members, 2 * features + 1, hidden, center_years=50.0, scale_years=12.0, sd_floor_years=0.5)
+    mortality = target == "mortality"
+    shape = EnsembleShape(members, 2 * features + 1 + mortality, hidden, OWN_AGE if mortality else BOUNDED)
+    pit = rng.beta(0.8, 0.9, 400)
     return Clock(
         panel=BLOOD9,
         scaling=FeatureScaling(rng.normal(2, 1, features), rng.uniform(0.5, 2, features)),
@@ -85,8 +158,11 @@ def blood_clock(seed: int = 0, *, members: int = 3, hidden: tuple[int, ...] = (8
             name: rng.normal(0, 0.4, size).astype(np.float32).astype(np.float64)
             for name, size in shape.parameter_shapes().items()
         },
+        calibration=identity() if mortality else fit_calibration(pit, rng.uniform(20, 80, 400), 3, 100, 50),
         gap=GapRegression(10.0, -0.2),
+        hazard=HAZARD if mortality else None,
         trained_on=TrainingRange(low, high, (20, 79)),
+        reference=fit_reference(rng.uniform(low, high, (400, len(low))), np.arange(400.0) % 2, rng.uniform(20, 80, 400)),
         max_missing=max_missing,
     )
 

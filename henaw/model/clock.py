@@ -15,12 +15,12 @@ from henaw.model.ensemble import EnsembleShape, forward, network_inputs
 from henaw.model.features import FeatureScaling, raw_features
 from henaw.model.gap import GapRegression
 from henaw.model.hazard import Gompertz
+from henaw.model.reference import LEAST_PUBLISHED, ReferenceMedians
 
 Array = NDArray[np.float64]
 Target = Literal["age", "mortality"]
 
 SEXES = ("female", "male")  # coded 0 and 1
-LEAST_PUBLISHED = 5  # people that a figure stored with the clock is made of
 RISK_YEARS = (5, 10)  # horizons of the mortality clock's outputs
 
 
@@ -67,6 +67,7 @@ class Clock:
         gap: the regression that the adjusted gap has removed.
         hazard: the population's, None for the age clock.
         trained_on: ranges of the training people.
+        reference: their medians by sex and age, for attribution.
         max_missing: most biomarkers that may be missing for an answer.
     """
 
@@ -78,6 +79,7 @@ class Clock:
     gap: GapRegression
     hazard: Gompertz | None
     trained_on: TrainingRange
+    reference: ReferenceMedians
     max_missing: int
 
     @property

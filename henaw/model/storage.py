@@ -7,7 +7,7 @@ A folder with ``clock.json`` (panel, scaling, architecture, calibration, what it
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from henaw import __version__
 from henaw.data.files import digest_file
 from henaw.data.panel import Panel
 from henaw.errors import IntegrityError
-from henaw.model.calibration import Calibration
+from henaw.model.calibration import GRID, Calibration
 from henaw.model.clock import Clock, TrainingRange
 from henaw.model.ensemble import EnsembleShape
 from henaw.model.features import FeatureScaling
 from henaw.model.gap import GapRegression
 from henaw.model.hazard import Gompertz
 from henaw.model.heads import QuantileHead
+from henaw.model.reference import ReferenceMedians
 
 Array = NDArray[np.float64]
 
@@ -41,8 +42,7 @@ def save_clock(clock: Clock, folder: Path) -> None:
     weights = {name: np.ascontiguousarray(values, np.float32) for name, values in clock.weights.items()}
     save_file(weights, folder / "weights.safetensors")
     described = {"format": FORMAT, "henaw_version": __version__} | {
-        name: _plain(getattr(clock, name))
-        for name in ("panel", "scaling", "shape", "calibration", "gap", "hazard", "trained_on", "max_missing")
+        field.name: _plain(getattr(clock, field.name)) for field in fields(clock) if field.name != "weights"
     }
     text = json.dumps(described, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "clock.json").write_text(text, encoding="utf-8")
@@ -51,7 +51,7 @@ def save_clock(clock: Clock, folder: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` in the types of JSON; NaN becomes null."""
+    """``value`` in the types of JSON; NaN becomes null in an array, where it means unknown, and nowhere else."""
     if isinstance(value, Panel):
         return value.model_dump(mode="json")
     if is_dataclass(value) and not isinstance(value, type):
@@ -59,10 +59,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, np.ndarray):
-        return [_plain(part) for part in value.tolist()]
+        return np.where(np.isnan(value), None, value.astype(object)).tolist()
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
-    return None if isinstance(value, float) and np.isnan(value) else value
+    return value
 
 
 def load_clock(folder: Path) -> Clock:
@@ -108,6 +108,7 @@ def _built(described: dict[str, Any], weights: dict[str, Array]) -> Clock:
         trained_on=TrainingRange(
             **_arrays({name: trained_on[name] for name in ("lowest", "highest")}), ages=tuple(trained_on["ages"])
         ),
+        reference=ReferenceMedians(**_arrays(described["reference"])),
         max_missing=described["max_missing"],
     )
 
@@ -124,6 +125,10 @@ def _require_fit(clock: Clock, name: str) -> None:
     inputs = 2 * features + 1 + (clock.hazard is not None)
     if clock.scaling.center.shape != (features,) or clock.shape.inputs != inputs:
         wrong.append("scaling")
+    if clock.calibration.levels.shape != (len(clock.calibration.edges) + 1, len(GRID)):
+        wrong.append("calibration")
+    if clock.reference.medians.shape != (2, len(clock.reference.edges) + 1, len(clock.panel.names)):
+        wrong.append("reference")
     if wrong:
         raise IntegrityError(
             f"{name}: {', '.join(wrong)}: shapes do not fit the architecture; the clock was not loaded"

@@ -15,7 +15,7 @@ from henaw.data.panel import Panel
 from henaw.errors import BadInput
 from henaw.model.calibration import fit_calibration
 from henaw.model.calibration import identity as no_calibration
-from henaw.model.clock import LEAST_PUBLISHED, SEXES, Clock, TrainingRange, range_ends
+from henaw.model.clock import SEXES, Clock, TrainingRange, range_ends
 from henaw.model.ensemble import AGE_CENTER, AGE_SCALE, EnsembleShape
 from henaw.model.features import FeatureScaling, dependence, fit_scaling, raw_features
 from henaw.model.gap import GapRegression, fit_gap
@@ -23,6 +23,7 @@ from henaw.model.hazard import MONTHS, fit_gompertz
 from henaw.model.heads import QuantileHead
 from henaw.model.losses import crps_loss, mortality_loss
 from henaw.model.network import EnsembleNetwork
+from henaw.model.reference import LEAST_PUBLISHED, fit_reference
 from henaw.training.batches import TrainingData
 from henaw.training.telemetry import Events
 from henaw.training.trainer import choose_device, train, use_threads
@@ -65,7 +66,7 @@ def fit_clock(
         raise BadInput(f"training: expected at least {LEAST_PUBLISHED} people to train on, and as many to calibrate")
     use_threads(config.training)
     device = choose_device(config.training)
-    biomarkers, _, age = people_arrays(people, panel)
+    biomarkers, sex, age = people_arrays(people, panel)
     scaling = fit_scaling(raw_features(panel, biomarkers))
     hazard = None
     if config.target == "mortality":
@@ -100,13 +101,14 @@ def fit_clock(
         gap=GapRegression(0.0, 0.0),
         hazard=hazard,
         trained_on=TrainingRange(lowest, highest, (int(np.floor(youngest)), int(np.floor(oldest)))),
+        reference=fit_reference(biomarkers, sex, age),
         max_missing=config.scoring.max_missing,
     )
     return _finished(raw, calibration, config), history
 
 
 def _head(config: Config, age: Array) -> QuantileHead:
-    """The age clock's support reaches half a year beyond the whole-year ages it is trained on."""
+    """The age clock's support reaches half a year beyond the whole years around the ages it is trained on."""
     if config.target == "mortality":  # a Gaussian around the person's own age
         return QuantileHead(knots=(), link="identity", center=None, scale=MORTALITY_SCALE, low=0.0, high=0.0)
     return QuantileHead(
@@ -115,7 +117,7 @@ def _head(config: Config, age: Array) -> QuantileHead:
         center=float(age.mean()),
         scale=float(age.std()) or 1.0,
         low=float(np.floor(age.min())) - 0.5,
-        high=float(np.floor(age.max())) + 0.5,
+        high=float(np.ceil(age.max())) + 0.5,
     )
 
 
