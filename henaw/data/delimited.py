@@ -1,26 +1,46 @@
 """CSV and TSV, plain or gzip: the header, and batches of text cells, with every way a file can be broken named.
 
-Arrow parses; its messages hold cells, so none of them is passed on.
+The file is read once, in blocks of whole lines; threads index the blocks. Memory does not grow with the file.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
+import os
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import IO
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.csv
+from isal import igzip_threaded, isal_zlib
+from numpy.typing import NDArray
 
+from henaw.data.text_index import (
+    NEWLINE,
+    QUOTE,
+    WORD,
+    Words,
+    byte_bits,
+    cells,
+    index_lines,
+    parity_before,
+    places_of,
+)
 from henaw.errors import BadInput
 
 _HEADER_BYTES = 1 << 22
-_BLOCK_BYTES = 1 << 23  # of a batch, and of the longest line
+_BLOCK_BYTES = 1 << 21
+_LONGEST_LINE = 1 << 23
+_BATCH_ROWS = 65_536
+_WORKERS = min(4, os.cpu_count() or 1)
 
 
 def delimited_columns(path: Path, delimiter: str, *, gzipped: bool) -> list[str]:
@@ -29,15 +49,19 @@ def delimited_columns(path: Path, delimiter: str, *, gzipped: bool) -> list[str]
     Raises:
         BadInput: compressed or not against its name, cut short, not UTF-8, no header, or another delimiter.
     """
-    with _errors_in_our_words(path), _Stream(path, gzipped=gzipped) as stream:
+    with _errors_in_our_words(path), _opened(path, gzipped=gzipped) as stream:
         head = stream.read(_HEADER_BYTES).removeprefix(b"\xef\xbb\xbf")
     if head[:2] == b"\x1f\x8b":
         raise BadInput(f"{path}: is compressed; expected plain text, or a name that ends in .gz")
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in head[:4096]:
         raise BadInput(f"{path}: is UTF-16 or not text at all; expected text in UTF-8")
-    first_line = re.split(rb"[\r\n]", head, maxsplit=1)[0]
+    first_line, *more = re.split(rb"\r?\n", head, maxsplit=1)
     if not first_line.strip():
         raise BadInput(f"{path}: is empty or starts with an empty line; expected a header and rows")
+    if b"\r" in first_line:
+        raise BadInput(f"{path}: lines end in a carriage return alone; expected a line feed")
+    if not more and len(head) >= _HEADER_BYTES:
+        raise BadInput(f"{path}: a header of more than {_HEADER_BYTES >> 20} MiB")
     try:
         names = next(csv.reader(io.StringIO(first_line.decode("utf-8")), delimiter=delimiter, strict=True))
     except UnicodeDecodeError:
@@ -55,87 +79,140 @@ def delimited_batches(path: Path, delimiter: str, columns: Sequence[str], *, gzi
     """Batches of ``columns`` as text, an empty cell as "".
 
     Raises:
-        BadInput: rows of more or fewer fields than the header, quotation marks that do not pair, not UTF-8, cut short.
+        BadInput: no rows, rows of more or fewer fields than the header, a quotation mark that is never closed, not
+            UTF-8 in ``columns``, cut short.
     """
-    ragged: list[tuple[int, int, int]] = []
+    names = delimited_columns(path, delimiter, gzipped=gzipped)
+    positions = [names.index(column) for column in columns]
+    pending: list[pa.RecordBatch] = []
+    rows = ragged = 0
+    empty = True
+    first = ""
+    line = 2
+    with _errors_in_our_words(path), _opened(path, gzipped=gzipped) as stream:
+        stream.readline(_HEADER_BYTES)
+        for found in _in_order(_blocks(path, stream), ord(delimiter), len(names), positions):
+            if found.ragged and not ragged:
+                first = f"line {line + found.line}: {found.fields}, expected {len(names)}"
+            ragged += found.ragged
+            line += found.newlines
+            # A faulty block ends what is handed on; the rest is still read, to count.
+            if not ragged:
+                pending.append(pa.record_batch(found.columns, names=list(columns)))
+                rows += pending[-1].num_rows
+                empty &= not rows
+            if rows >= _BATCH_ROWS:
+                yield pa.concat_batches(pending)
+                pending, rows = [], 0
+    if ragged:
+        raise BadInput(f"{path}: {ragged} rows have more or fewer fields than the header ({first})")
+    if empty:
+        raise BadInput(f"{path}: no rows after the header; expected one a participant and visit")
+    if rows:
+        yield pa.concat_batches(pending)
 
-    def note_ragged(row: Any) -> str:
-        ragged.append((row.number, row.actual_columns, row.expected_columns))
-        return "skip"
 
-    with _errors_in_our_words(path), _Stream(path, gzipped=gzipped) as stream:
-        reader = pyarrow.csv.open_csv(
-            pa.PythonFile(stream, mode="r"),
-            # With several threads rows have no numbers.
-            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
-            parse_options=pyarrow.csv.ParseOptions(
-                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note_ragged
-            ),
-            convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=list(columns), column_types=dict.fromkeys(columns, pa.string())
-            ),
-        )
-        with closing(reader):
-            for batch in reader:
-                # A faulty batch ends what is handed on; the rest is still read, to count.
-                if not ragged:
-                    yield batch
-        if ragged:
-            line, found, expected = ragged[0]
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What a block of lines holds."""
+
+    columns: list[pa.StringArray]
+    newlines: int
+    ragged: int  # lines of another number of fields
+    line: int  # number of the first of them in the block, from 0
+    fields: int  # its number of fields
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Whole lines, filled up with zeros; memory that is used again ``_WORKERS + 1`` blocks later."""
+
+    text: NDArray[np.uint8]
+    quotes: Words
+    scratch: NDArray[np.bool_]
+
+
+def _find(block: _Block, separator: int, width: int, positions: Sequence[int]) -> _Found:
+    lines = index_lines(block.text, separator, block.quotes, block.scratch)
+    wrong = np.flatnonzero(lines.fields != width)
+    if len(wrong):
+        line = int(np.searchsorted(lines.newlines, lines.starts[wrong[0]]))
+        return _Found([], len(lines.newlines), len(wrong), line, int(lines.fields[wrong[0]]))
+    return _Found(cells(lines, positions, width), len(lines.newlines), 0, 0, 0)
+
+
+def _in_order(blocks: Iterator[_Block], separator: int, width: int, positions: Sequence[int]) -> Iterator[_Found]:
+    """Index blocks on threads; before the next block is asked for, at most ``_WORKERS`` are in use."""
+    with ThreadPoolExecutor(_WORKERS) as workers:
+        running: deque[Future[_Found]] = deque()
+        for block in blocks:
+            running.append(workers.submit(_find, block, separator, width, positions))
+            if len(running) > _WORKERS:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+def _blocks(path: Path, stream: IO[bytes]) -> Iterator[_Block]:
+    ring = deque(bytearray(2 * _BLOCK_BYTES) for _ in range(_WORKERS + 1))
+    tail = b""
+    reading = True
+    while reading:
+        if len(tail) > _LONGEST_LINE:
             raise BadInput(
-                f"{path}: {len(ragged)} rows have more or fewer fields than the header (line {line}: {found}, expected "
-                f"{expected})"
+                f"{path}: a line of more than {_LONGEST_LINE >> 20} MiB, or a quotation mark that is never closed"
             )
-        # At the end of the file the parser ends an open quotation silently: thousands of rows may have gone into it.
-        if stream.quotation_marks % 2:
-            raise BadInput(f"{path}: a quotation mark is opened and never closed; expected them in pairs")
+        ring.rotate()
+        if 4 * len(tail) > len(ring[0]):
+            ring[0] = bytearray(8 * -(-len(tail) // WORD) * WORD)
+        memory, size = ring[0], len(ring[0]) // 2
+        memory[: len(tail)] = tail
+        filled = len(tail) + stream.readinto(memoryview(memory)[len(tail) : size - WORD])  # type: ignore[attr-defined]
+        if filled == len(tail):
+            reading = False
+            memory[filled] = NEWLINE  # the last line may lack its own
+            filled += 1
+        stop = filled // WORD * WORD + WORD
+        memory[filled:stop] = bytes(stop - filled)
+        text = np.frombuffer(memory, np.uint8, size)
+        scratch = np.frombuffer(memory, np.bool_, size, offset=size)
+        quotes = byte_bits(text[:stop], QUOTE, scratch[:stop])
+        end = memory.rfind(NEWLINE, 0, filled) + 1
+        if parity_before(quotes, end):
+            end = _end_outside(text[:stop], quotes, scratch[:stop])
+        tail = bytes(memory[end:filled])
+        if end:
+            stop = end // WORD * WORD + WORD
+            memory[end:stop] = bytes(stop - end)
+            quotes = quotes[: stop // WORD]
+            quotes[-1] &= np.uint64((1 << end % WORD) - 1)
+            yield _Block(text[:stop], quotes, scratch[:stop])
+    if tail:
+        raise BadInput(f"{path}: a quotation mark is opened and never closed; expected them in pairs")
 
 
-class _Stream:
-    """The (decompressed) bytes of a file, its quotation marks counted on the way."""
+def _end_outside(text: NDArray[np.uint8], quotes: Words, scratch: NDArray[np.bool_]) -> int:
+    """Where the last line ends that does not end inside quotation marks; 0 where none does."""
+    newlines = places_of(byte_bits(text, NEWLINE, scratch))
+    outside = newlines[np.searchsorted(places_of(quotes), newlines) % 2 == 0]
+    return int(outside[-1]) + 1 if len(outside) else 0
 
-    def __init__(self, path: Path, *, gzipped: bool) -> None:
-        self._file = pa.input_stream(str(path), compression="gzip" if gzipped else None)
-        self.quotation_marks = 0
 
-    @property
-    def closed(self) -> bool:
-        return bool(self._file.closed)
-
-    def read(self, size: int) -> bytes:
-        block: bytes = self._file.read(size)
-        self.quotation_marks += block.count(b'"')
-        return block
-
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> _Stream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+def _opened(path: Path, *, gzipped: bool) -> IO[bytes]:
+    if gzipped:
+        return igzip_threaded.open(path, "rb", threads=1)  # type: ignore[no-any-return]
+    return path.open("rb")
 
 
 @contextmanager
 def _errors_in_our_words(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
-        raise BadInput(f"{path}: {_cause(str(error))}") from None
-
-
-def _cause(message: str) -> str:
-    if "UTF8" in message:
-        return "is not UTF-8; expected text in UTF-8"
-    if "Empty CSV" in message:
-        return "no rows after the header; expected one a participant and visit"
-    if "straddl" in message:
-        return f"a line of more than {_BLOCK_BYTES >> 20} MiB, or a quotation mark that is never closed"
-    if "Truncated" in message:
-        return "gzip file is cut short; expected the whole file"
-    if "zlib" in message:
-        return "not a gzip file, or a damaged one"
-    return "cannot be read as text in columns; expected a header and rows of as many fields"
+    except EOFError:
+        raise BadInput(f"{path}: gzip file is cut short; expected the whole file") from None
+    except (gzip.BadGzipFile, isal_zlib.error):
+        raise BadInput(f"{path}: not a gzip file, or a damaged one") from None
+    except pa.ArrowInvalid:
+        raise BadInput(f"{path}: is not UTF-8; expected text in UTF-8") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None

@@ -184,7 +184,11 @@ BAD_FILES: dict[str, tuple[str, str | bytes, str]] = {
     "repeated column": ("t.csv", GOOD.replace("sex", "crp_mg_l"), "column crp_mg_l occurs more than once"),
     "open quotation at the end": ("t.csv", GOOD + f'S03,63,male,"{SECRET}\n' + "S04,63,male,1\n" * 9,
                                   "a quotation mark is opened and never closed"),
-    "open quotation in the middle": ("t.csv", GOOD + f'"S03,63,male,{SECRET}\nS04,63,male,1\n', "more or fewer fields"),
+    "open quotation in the middle": ("t.csv", GOOD + f'"S03,63,male,{SECRET}\nS04,63,male,1\n',
+                                     "a quotation mark is opened and never closed"),
+    "stray quotation marks": ("t.csv", GOOD + f'S03,6"3,male,1\nS04,63,male,{SECRET}"\n', "1 rows have more or fewer "
+                              "fields than the header (line 4: 2, expected 4)"),
+    "carriage returns alone": ("t.csv", GOOD.replace("\n", "\r"), "lines end in a carriage return alone"),
     "open quotation in the header": ("t.csv", 'a,"b\n', "header with a quotation mark that is not closed"),
     "endless line": ("t.csv", HEADER + "x" * (18 << 20), "a line of more than 8 MiB, or a quotation mark"),
     "gzip cut short": ("t.csv.gz", gzip.compress(GOOD.encode() * 9)[:-12], "gzip file is cut short"),

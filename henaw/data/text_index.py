@@ -1,0 +1,145 @@
+"""Cells of delimited text, found without a look at the cells in between.
+
+A block of text becomes one bit a byte: where its separators are, and its quotation marks. What stands inside quotation
+marks is a prefix xor of the latter, the fields of a line are a count of bits, and a cell lies between two bits selected
+by rank. The cost is a few passes over the bytes, whatever is asked for, and the fields of every line are counted: a UK
+Biobank export has 10,000 columns, of which a panel needs 20. After Mison (Li et al., PVLDB 2017) and simdjson (Langdale
+and Lemire, VLDB Journal 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+WORD = 64  # bytes of text to a word of bits
+
+QUOTE, NEWLINE, _RETURN = b'"\n\r'
+
+Words = NDArray[np.uint64]
+_Places = NDArray[np.int32]  # of bytes in the block
+_HALVES = tuple((np.uint8(width), np.uint64((1 << width) - 1)) for width in (32, 16, 8, 4, 2, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """The lines of a block that are not blank."""
+
+    text: NDArray[np.uint8]
+    starts: _Places
+    ends: _Places
+    newlines: _Places  # ends of line of the block, quoted ones too
+    fields: _Places  # in each line
+    separators: Words
+    before: _Places  # number of separators before each word
+    first: _Places  # rank of the first separator of each line
+
+
+def byte_bits(text: NDArray[np.uint8], byte: int, scratch: NDArray[np.bool_]) -> Words:
+    """Which bytes of ``text``, whose length is a multiple of ``WORD``, are ``byte``: one bit each.
+
+    ``scratch``, as long as ``text``, loses what it holds: fresh memory would cost more than the work done in it.
+    """
+    return np.packbits(np.equal(text, byte, out=scratch), bitorder="little").view(np.uint64)
+
+
+def places_of(bits: Words) -> NDArray[np.int32]:
+    """Where ``bits`` are set, in order."""
+    words = np.flatnonzero(bits != 0).astype(np.int32)
+    found = np.flatnonzero(np.unpackbits(bits[words].view(np.uint8), bitorder="little")).astype(np.int32)
+    return words[found // WORD] * WORD + found % WORD
+
+
+def parity_before(bits: Words, place: int) -> int:
+    """Whether an odd (1) or even (0) number of ``bits`` is set before ``place``."""
+    word, offset = divmod(place, WORD)
+    parity = np.bitwise_xor.reduce(bits[:word]) ^ (bits[word] & np.uint64((1 << offset) - 1))
+    return int(np.bitwise_count(parity)) % 2
+
+
+def index_lines(text: NDArray[np.uint8], separator: int, quotes: Words, scratch: NDArray[np.bool_]) -> Lines:
+    """Find the lines and separators of ``text``.
+
+    Args:
+        text: whole lines, the last one ended too, filled up with zeros to a multiple of ``WORD`` bytes; below 2 GiB.
+        separator: the byte between fields.
+        quotes: the bits of its quotation marks.
+        scratch: as for ``byte_bits``.
+    """
+    newlines = ends = places_of(byte_bits(text, NEWLINE, scratch))
+    separators = byte_bits(text, separator, scratch)
+    if quotes.any():
+        quoted = _inside(quotes)
+        separators &= ~quoted
+        ends = ends[quoted[ends // WORD] >> _offset(ends) & np.uint64(1) == 0]
+    starts = np.concatenate([np.zeros(1, np.int32), ends[:-1] + 1], dtype=np.int32)[: len(ends)]
+    ends = ends - ((text[ends - 1] == _RETURN) & (ends > starts))
+    starts, ends = starts[ends > starts], ends[ends > starts]
+    before = np.zeros(len(separators) + 1, np.int32)
+    np.cumsum(np.bitwise_count(separators), out=before[1:])
+    first, last = (_rank(separators, before, places) for places in (starts, ends))
+    return Lines(text, starts, ends, newlines, last - first + 1, separators, before, first)
+
+
+def cells(lines: Lines, columns: Sequence[int], width: int) -> list[pa.StringArray]:
+    """The cells of ``columns`` (positions from 0) of ``lines``, every one of which has ``width`` fields.
+
+    Raises:
+        pa.ArrowInvalid: not UTF-8.
+    """
+    edges = sorted({edge for column in columns for edge in (column - 1, column)} - {-1, width - 1})
+    rank = np.array(edges, np.int32)[:, None] + lines.first
+    places = dict(zip(edges, _select(lines.separators, lines.before, rank.ravel()).reshape(rank.shape), strict=True))
+    places |= {-1: lines.starts - 1, width - 1: lines.ends}
+    starts = np.concatenate([places[column - 1] + 1 for column in columns])
+    ends = np.concatenate([places[column] for column in columns])
+    quoted = (lines.text[starts] == QUOTE) & (lines.text[ends - 1] == QUOTE) & (ends - starts >= 2)
+    starts, ends = starts + quoted, ends - quoted
+    offsets = np.zeros(len(starts) + 1, np.int32)
+    np.cumsum(ends - starts, out=offsets[1:])
+    content = lines.text[np.repeat(starts - offsets[:-1], ends - starts) + np.arange(offsets[-1], dtype=np.int32)]
+    found = pa.StringArray.from_buffers(len(starts), pa.py_buffer(offsets), pa.py_buffer(content))
+    found.validate(full=True)
+    if (content == QUOTE).any():
+        found = pc.if_else(pa.array(quoted), pc.replace_substring(found, '""', '"'), found)
+    return [found.slice(turn * len(lines.starts), len(lines.starts)) for turn in range(len(columns))]
+
+
+def _offset(places: _Places) -> NDArray[np.uint64]:
+    return (places % WORD).astype(np.uint64)
+
+
+def _inside(quotes: Words) -> Words:
+    """Which bytes have an odd number of quotation marks before them, or at them."""
+    odd, shifted = quotes.copy(), np.empty_like(quotes)
+    for distance in (1, 2, 4, 8, 16, 32):
+        np.left_shift(odd, np.uint64(distance), out=shifted)
+        odd ^= shifted
+    parity = np.bitwise_xor.accumulate(odd >> np.uint64(WORD - 1))
+    odd[1:] ^= np.negative(parity[:-1])  # minus one has every bit set
+    return odd
+
+
+def _rank(bits: Words, before: _Places, places: _Places) -> _Places:
+    """How many bits are set before each of ``places``."""
+    word = places // WORD
+    return before[word] + np.bitwise_count(bits[word] & ((np.uint64(1) << _offset(places)) - np.uint64(1)))
+
+
+def _select(bits: Words, before: _Places, ranks: _Places) -> _Places:
+    """Where the bits of these ``ranks`` (from 0) are."""
+    word = np.searchsorted(before, ranks, side="right") - 1
+    rest, remaining = bits[word], (ranks - before[word]).astype(np.uint8)
+    places = (word * WORD).astype(np.int32)
+    for width, low in _HALVES:
+        count = np.bitwise_count(rest & low)
+        step = (remaining >= count) * width
+        remaining -= count * (step > 0)
+        rest >>= step
+        places += step
+    return places
