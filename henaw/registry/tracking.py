@@ -68,6 +68,13 @@ def require_tracking() -> str:
     return shown
 
 
+def store_to_be_made() -> str | None:
+    """The tracking URI where it is an SQLite file that does not exist yet, else None."""
+    uri = mlflow.get_tracking_uri()
+    parts = urlsplit(uri)
+    return uri if parts.scheme == "sqlite" and not Path(parts.path[1:]).exists() else None
+
+
 def _knock(uri: str) -> None:
     """Raise ``OSError`` soon where nobody answers: MLflow's own client would try for minutes."""
     parts = urlsplit(uri)
