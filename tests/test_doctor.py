@@ -8,6 +8,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import mlflow.projects._project_spec as project_spec
+import mlflow
 import pytest
 import torch
 
@@ -26,6 +27,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mlproject").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("henaw.registry.tracking.require_tracking", lambda: "sqlite:///mlflow.db")
+    monkeypatch.setattr("henaw.registry.tracking.store_to_be_made", lambda: None)
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     return tmp_path
 
@@ -123,6 +125,13 @@ def test_another_python_first_on_path_is_a_warning(project: Path, monkeypatch: p
     )
     monkeypatch.setenv("PATH", str(project / "nothing"))
     assert finding(project, "python on PATH").found == "the first `python` is absent"
+
+
+def test_looking_makes_no_tracking_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: f"sqlite:///{tmp_path / 'mlflow.db'}")
+    found = finding(tmp_path, "tracking")
+    assert (found.grade, "will be made" in found.found) == ("ok", True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_tracking_server_that_does_not_answer_fails(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
