@@ -82,6 +82,7 @@ def cache_key(config: Config, panel: Panel) -> str:
             "suites": [[path.name, digest_file(path)] for path in suites],
             "code": [[path.parent.name, path.name, digest_file(path)] for path in code],
             "source": source_digest(config, panel),
+            "target": config.target,
             "cohort": config.cohort.model_dump(mode="json"),
             "validation": config.validation.model_dump(mode="json"),
             "panel": panel.model_dump(mode="json"),

@@ -125,7 +125,7 @@ def select(table: pd.DataFrame, config: Config, panel: Panel) -> tuple[pd.DataFr
             logger.warning("cohort.exclude: nobody has one of %s in column %s", values, column)
     if config.cohort.complete_panel:
         rules["panel_incomplete"] = table[list(panel.names)].isna().any(axis=1).to_numpy()
-    for column in config.cohort.require:
+    for column in _required(config):
         rules[f"{column}_missing"] = table[column].isna().to_numpy()
 
     people = table[PARTICIPANT]
@@ -150,6 +150,12 @@ def rows_with(column: pd.Series, values: Sequence[str | int | float]) -> NDArray
     return found | pd.to_numeric(column, errors="coerce").isin(numbers).to_numpy() if numbers else found
 
 
+def _required(config: Config) -> dict[str, str]:
+    """Columns in which a participant must have a value, by the setting that asks for it."""
+    follow_up = _FOLLOW_UP if config.target == "mortality" else ()
+    return dict.fromkeys(follow_up, "target mortality") | dict.fromkeys(config.cohort.require, "cohort.require")
+
+
 @dataclass(frozen=True)
 class _Columns:
     """What is read of a source, and what of it is kept."""
@@ -168,7 +174,7 @@ class _Columns:
                 "cohort.require or cohort.plausible names"
             )
         asked = dict.fromkeys(config.cohort.plausible, "cohort.plausible")
-        asked |= dict.fromkeys(config.cohort.require, "cohort.require")
+        asked |= _required(config)
         asked |= dict.fromkeys(config.cohort.exclude, "cohort.exclude")
         if config.split.by == "column" and config.split.column:
             asked[config.split.column] = "split.column"

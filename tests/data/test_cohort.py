@@ -28,10 +28,10 @@ def panel() -> Panel:
     return load_panel("blood9", asset_folder("mlproject") / "panels")
 
 
-def changed(config: Config, **sections: dict[str, Any]) -> Config:
+def changed(config: Config, **sections: Any) -> Config:
     values = yaml.safe_load(config.to_yaml())
     for section, keys in sections.items():
-        values[section] |= keys
+        values[section] = values[section] | keys if isinstance(keys, dict) else keys
     return validate_config(values)
 
 
@@ -151,7 +151,7 @@ def test_synthetic_is_the_default_and_has_the_same_form(tmp_path: Path, panel: P
         read_cohort(changed(config, split={"by": "column", "column": "cycle", "test": ["x"]}), panel)
 
 
-FAULTS: dict[str, tuple[dict[str, dict[str, Any]], dict[str, str | None], str]] = {
+FAULTS: dict[str, tuple[dict[str, Any], dict[str, str | None], str]] = {
     "two biomarkers absent": ({}, {"crp_mg_l": "crp_mg_dl", "rdw_pct": None}, "no column crp_mg_l (nearest: "
                               "crp_mg_dl), rdw_pct; needed by panel blood9, in the unit that the name says"),
     "no age": ({}, {"age_years": "age"}, "no column age_years"),
@@ -165,6 +165,7 @@ FAULTS: dict[str, tuple[dict[str, dict[str, Any]], dict[str, str | None], str]] 
     "no column to require": ({"cohort": {"require": ["urea_mmol_l"]}}, {},
                              "(nearest: creatinine_umol_l); cohort.require asks for it"),
     "no follow-up to require": ({"cohort": {"require": ["died"]}}, {}, "no column died; cohort.require asks for it"),
+    "no follow-up of the dead": ({"target": "mortality"}, {}, "no column died; target mortality asks for it"),
     "no column to judge": ({"cohort": {"plausible": ["urea_mmol_l"]}}, {}, "cohort.plausible asks for it"),
     "no biomarker to judge": ({"cohort": {"plausible": ["note"]}}, {}, "cohort.plausible: note: no such biomarker"),
     "a floor under nothing that is read": ({"cohort": {"floors": {"urea_mmol_l": 1.0}}}, {},
@@ -248,6 +249,14 @@ def test_each_row_is_left_out_by_the_first_rule_that_applies(panel: Panel) -> No
     }  # fmt: skip
     assert kept["participant"].tolist() == [rows["participant"][4]]
     assert isinstance(kept.index, pd.RangeIndex)
+
+
+def test_mortality_is_studied_on_people_whose_follow_up_is_known(panel: Panel) -> None:
+    rows = table(died=[0.0, 1.0, np.nan, 1.0], followup_months=[60.0, 7.0, 60.0, np.nan])
+    assert len(select(rows, load_config(), panel)[0]) == 4
+    kept, counts = select(rows, load_config(overrides="target=mortality"), panel)
+    assert kept["followup_months"].tolist() == [60.0, 7.0]
+    assert (counts["left_out.died_missing"], counts["left_out.followup_months_missing"]) == (1, 1)
 
 
 def test_counts_are_of_people_not_of_visits(panel: Panel) -> None:
