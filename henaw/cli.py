@@ -48,6 +48,22 @@ def score(
 
 
 @app.command()
+def recalibrate(
+    model: Annotated[str, typer.Option(help="A mortality clock: models:/NAME@ALIAS or models:/NAME/VERSION.")],
+    data: Annotated[str, typer.Option(help="The target cohort, with died and followup_months.")],
+    profile: Annotated[str, typer.Option(help="Settings of the cohort: a file of mlproject/profiles.")] = "default",
+    overrides: Annotated[str, typer.Option(help="Settings on top: 'split.test_fraction=0.7 panel=phenoage9'.")] = "",
+) -> None:
+    """Fit a mortality clock's absolute risk to a cohort, and register the result as its next version."""
+    from henaw.config import load_config
+    from henaw.registry.recalibrate import closing_words, recalibrate_version
+
+    with ProgressLine().stage("recalibrate"):
+        found, version = recalibrate_version(load_config(profile, data, overrides), model)
+    typer.echo(closing_words(found, version))
+
+
+@app.command()
 def doctor() -> None:
     """Check whether this machine is fit for HENAW, and say what to do where it is not."""
     from henaw import doctor as examination

@@ -16,8 +16,8 @@ STAGES = sorted(set(PROJECT._entry_points) - {"main"})
 HOSTILE = """ two words; 'single' "double" $HOME $(id) `id` * {x} \\ ~ ünïcödé=1\t"""
 
 
-def test_the_ten_stages_have_entry_points():
-    expected = {"train", "validate", "tune", "evaluate", "register", "promote", "score", "serve", "monitor", "doctor"}
+def test_every_stage_has_an_entry_point():
+    expected = {path.stem for path in (REPOSITORY / "pipelines").glob("*.py")} - {"__init__", "cache", "fit"}
     assert set(STAGES) == expected
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -124,6 +125,24 @@ def champion_version(name: str) -> int | None:
         if error.error_code in _ABSENT:  # anything else must not pass for "no champion yet"
             return None
         raise
+
+
+def exact_version(uri: str) -> tuple[str, int]:
+    """Name and number of the registered version that ``uri`` (``models:/henaw@champion``, ``models:/henaw/3``) is now.
+
+    Raises:
+        BadInput: not the address of a registered version, or no such version.
+    """
+    address = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
+    if not address:
+        raise BadInput(f"model {uri!r}: expected an address such as models:/henaw@champion or models:/henaw/3")
+    name, alias, number = address.groups()
+    try:
+        client = MlflowClient()
+        found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+    except MlflowException as error:
+        raise BadInput(f"model {uri!r}: no such model of HENAW's in the registry ({type(error).__name__})") from None
+    return name, int(found.version)
 
 
 def load_version(uri: str) -> Clock:
