@@ -1,7 +1,7 @@
 """Cohorts and clocks with a known answer, for tests of every room.
 
 Chronological age is drawn *given* the markers, age ~ N(μ(x), σ(x)²) with known μ and σ, so that what a clock should
-predict is known exactly, its uncertainty included. People who die do so by the hazard of a biological age that is known.
+predict is known exactly, its uncertainty included. Those who die do so by the hazard of a known biological age.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from henaw.model.calibration import fit_calibration, identity
 from henaw.model.clock import Clock, Target, TrainingRange
 from henaw.model.distribution import EnsembleDistribution
 from henaw.model.ensemble import EnsembleShape
-from henaw.model.features import FeatureScaling
+from henaw.model.features import fit_scaling, raw_features
 from henaw.model.gap import GapRegression
 from henaw.model.hazard import MONTHS, Gompertz
 from henaw.model.heads import QuantileHead
@@ -145,24 +145,25 @@ def blood_clock(
     """A clock of ``BLOOD9`` with random weights, trained on nobody: its answers mean nothing and are reproducible."""
     rng = np.random.default_rng(seed)
     low, high = _middle_of_plausible()
+    sample = rng.uniform(low, high, (400, len(low)))
     features = len(BLOOD9.names) + len(BLOOD9.derived)
     mortality = target == "mortality"
     shape = EnsembleShape(members, 2 * features + 1 + mortality, hidden, OWN_AGE if mortality else BOUNDED)
-    pit = rng.beta(0.8, 0.9, 400)
+    pit, sex, age = rng.beta(0.8, 0.9, 400), np.arange(400.0) % 2, rng.uniform(20, 80, 400)
     return Clock(
         panel=BLOOD9,
-        scaling=FeatureScaling(rng.normal(2, 1, features), rng.uniform(0.5, 2, features)),
+        scaling=fit_scaling(raw_features(BLOOD9, sample)),
         shape=shape,
         # as stored: what float32 can hold
         weights={
             name: rng.normal(0, 0.4, size).astype(np.float32).astype(np.float64)
             for name, size in shape.parameter_shapes().items()
         },
-        calibration=identity() if mortality else fit_calibration(pit, rng.uniform(20, 80, 400), 3, 100, 50),
+        calibration=identity() if mortality else fit_calibration(pit, age, 3, 100, 50),
         gap=GapRegression(10.0, -0.2),
         hazard=HAZARD if mortality else None,
         trained_on=TrainingRange(low, high, (20, 79)),
-        reference=fit_reference(rng.uniform(low, high, (400, len(low))), np.arange(400.0) % 2, rng.uniform(20, 80, 400)),
+        reference=fit_reference(sample, sex, age),
         max_missing=max_missing,
     )
 

@@ -23,18 +23,22 @@ from mlflow import MlflowClient
 from henaw.config import asset_folder
 from henaw.data.panel import load_panel
 from henaw.data.synthetic import synthetic_table
-from henaw.model.answers import NUMBERS, OUTPUTS, input_columns
+from henaw.model.answers import NUMBERS, input_columns, output_columns
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.xdist_group("end_to_end")
 
 PANEL = load_panel("blood9", asset_folder("mlproject") / "panels")
+OUTPUTS = output_columns("age")
 
 
 def project_copy(folder: Path) -> Path:
     """What git would give a newcomer, uncommitted changes included, so that a run leaves nothing in the checkout."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=REPOSITORY, capture_output=True, check=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=True,
     )
     for name in listed.stdout.decode().split("\0"):
         if name and (REPOSITORY / name).is_file():
@@ -45,7 +49,9 @@ def project_copy(folder: Path) -> Path:
 
 def environment() -> dict[str, str]:
     """What `make` exports: this environment's programs first, no address of another store, nothing calls home."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "HENAW_", "PYTHONPATH"))}
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "HENAW_", "PYTHONPATH"))
+    }
     return {
         **inherited,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -56,7 +62,9 @@ def environment() -> dict[str, str]:
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240, check=False
+    )
 
 
 @contextmanager
@@ -132,9 +140,11 @@ def test_a_stage_a_child_run_and_all_that_was_promised_is_logged(trained: Path) 
     assert "config.yaml" in {item.path for item in client.list_artifacts(parent.info.run_id)}
     assert {"verdict.json", "verdict.md"} <= artifacts("validate")
     assert {"figures/loss.png", "figures/gradient_norms.png"} <= artifacts("train", "figures")
-    assert {"figures/predicted_against_true.png", "figures/calibration.png", "figures/residuals_by_age.png"} <= artifacts(
-        "evaluate", "figures"
-    )
+    assert {
+        "figures/predicted_against_true.png",
+        "figures/calibration.png",
+        "figures/residuals_by_age.png",
+    } <= artifacts("evaluate", "figures")
     assert "clock" in artifacts("register")
 
 
@@ -177,7 +187,9 @@ def require_equal(served_rows: list[dict[str, object]], scored: pd.DataFrame) ->
 
 def test_served_answers_equal_scored_ones(trained: Path, people: pd.DataFrame) -> None:
     people.to_csv(trained / "ten.csv", index=False)
-    done = run(trained, "henaw", "score", "--model", "models:/henaw@champion", "--input", "ten.csv", "--output", "ages.csv")
+    done = run(
+        trained, "henaw", "score", "--model", "models:/henaw@champion", "--input", "ten.csv", "--output", "ages.csv"
+    )
     assert done.returncode == 0, done.stderr
     scored = pd.read_csv(trained / "ages.csv")
     assert list(scored.columns) == list(OUTPUTS)
@@ -190,7 +202,10 @@ def test_served_answers_equal_scored_ones(trained: Path, people: pd.DataFrame) -
         narrow = httpx.post(
             f"{address}/invocations", json={**as_bodies(people)["dataframe_records"], "params": {"coverage": 0.5}}
         ).json()["predictions"]
-        assert narrow[0]["upper_years"] - narrow[0]["lower_years"] < scored.loc[0, "upper_years"] - scored.loc[0, "lower_years"]
+        assert (
+            narrow[0]["upper_years"] - narrow[0]["lower_years"]
+            < scored.loc[0, "upper_years"] - scored.loc[0, "lower_years"]
+        )
 
 
 def test_score_as_a_stage_gives_the_same_file(trained: Path, people: pd.DataFrame) -> None:
@@ -251,7 +266,9 @@ def test_a_tracking_server_that_does_not_answer_ends_at_once(trained: Path) -> N
 def test_served_where_henaw_is_not_installed(trained: Path, people: pd.DataFrame) -> None:
     """MLflow builds the version's own environment with uv; it has no HENAW but what the version carries."""
     people.to_csv(trained / "ten.csv", index=False)
-    done = run(trained, "henaw", "score", "--model", "models:/henaw@champion", "--input", "ten.csv", "--output", "ages.csv")
+    done = run(
+        trained, "henaw", "score", "--model", "models:/henaw@champion", "--input", "ten.csv", "--output", "ages.csv"
+    )
     assert done.returncode == 0, done.stderr
     env = environment()
     if "PIP_FIND_LINKS" in env:  # uv reads none of pip's settings

@@ -19,7 +19,6 @@ from henaw.data.synthetic import synthetic_table
 from pipelines import evaluate, monitor, promote, register, score, serve, train, tune, validate
 
 CANARY = 7.7731
-BLOOD9 = ["crp_mg_l", "hba1c_mmol_mol", "creatinine_umol_l", "albumin_g_l", "lymphocyte_pct", "rdw_pct", "ggt_u_l", "ast_u_l", "alt_u_l"]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,9 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["stray"], "stray"),
     ],
 )
-def test_what_train_refuses(workplace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
+def test_what_train_refuses(
+    workplace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
     assert call(train, *arguments) == 2
     assert words in one_line(capsys)
     assert not MlflowClient().search_registered_models()

@@ -10,10 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from henaw.errors import BadInput
-from henaw.model.answers import NUMBERS, OUTPUTS, QUANTILE_COLUMNS, answer, input_columns
+from henaw.model.answers import (
+    NUMBERS,
+    QUANTILE_COLUMNS,
+    RISKS,
+    answer,
+    input_columns,
+    number_columns,
+    output_columns,
+)
+from henaw.model.clock import Clock
 from tests.scenarios import BLOOD9, KNOWN, blood_clock, blood_rows
 
 CLOCK = blood_clock(max_missing=3)
+MORTALITY = blood_clock(target="mortality", max_missing=3)
+OUTPUTS = output_columns("age")
+CLOCKS = pytest.mark.parametrize("clock", [CLOCK, MORTALITY], ids=["age", "mortality"])
 SECRET = "61.98765"  # planted in bad rows: no message may show it
 
 
@@ -60,7 +72,8 @@ def test_nothing_of_the_input_is_changed() -> None:
 def test_the_numbers_are_those_of_the_clocks_distribution() -> None:
     rows = blood_rows(5, 1)
     answers = answer(CLOCK, rows, 0.8, quantiles=True)
-    distribution = CLOCK.predict(rows[list(BLOOD9.names)].to_numpy(), (rows["sex"] == "male").to_numpy(float))
+    age = rows["age_years"].to_numpy()
+    distribution = CLOCK.predict(rows[list(BLOOD9.names)].to_numpy(), (rows["sex"] == "male").to_numpy(float), age)
     lower, upper = distribution.interval(0.8)
     gap = distribution.median - rows["age_years"]
     for name, expected in {
@@ -158,11 +171,12 @@ ROWS = st.lists(
 )
 
 
-@given(ROWS, st.floats(0.001, 0.999))
+@CLOCKS
+@given(cells=ROWS, coverage=st.floats(0.001, 0.999))
 @settings(max_examples=80, deadline=None)
-def test_no_nan_ever_comes_out(cells: list[tuple[object, ...]], coverage: float) -> None:
+def test_no_nan_ever_comes_out(clock: Clock, cells: list[tuple[object, ...]], coverage: float) -> None:
     rows = pd.DataFrame(cells, columns=list(input_columns(BLOOD9)))
-    answers = answer(CLOCK, rows, coverage, quantiles=True)
+    answers = answer(clock, rows, coverage, quantiles=True)
     assert len(answers) == len(rows)
     assert_strict(answers)
     answered = answers[answers["status"] != "abstain"]
@@ -170,23 +184,80 @@ def test_no_nan_ever_comes_out(cells: list[tuple[object, ...]], coverage: float)
     assert (answered["biological_age_years"] <= answered["upper_years"]).all()
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=8))
+@CLOCKS
+@given(broken=st.lists(st.booleans(), min_size=1, max_size=8))
 @settings(max_examples=25, deadline=None)
-def test_rows_that_abstain_do_not_touch_the_others(broken: list[bool]) -> None:
+def test_rows_that_abstain_do_not_touch_the_others(clock: Clock, broken: list[bool]) -> None:
     rows = blood_rows(len(broken), 6)
     spoilt = rows.assign(
         crp_mg_l=np.where(broken, np.inf, rows["crp_mg_l"]), sex=np.where(broken, "", rows["sex"].to_numpy(object))
     )
-    answers, expected = answer(CLOCK, spoilt, 0.9), answer(CLOCK, rows, 0.9)
+    answers, expected = answer(clock, spoilt, 0.9), answer(clock, rows, 0.9)
     fine = ~np.array(broken)
-    for name in NUMBERS:
+    for name in number_columns(clock.target):
         np.testing.assert_allclose(answers[name][fine].astype(float), expected[name][fine], rtol=0, atol=1e-9)
     assert_strict(answers)
 
 
-def test_no_rows_no_answers() -> None:
-    answers = answer(CLOCK, blood_rows(1, 0)[:0], 0.9, quantiles=True)
-    assert answers.shape == (0, len(OUTPUTS) + 99)
+@CLOCKS
+def test_no_rows_no_answers(clock: Clock) -> None:
+    answers = answer(clock, blood_rows(1, 0)[:0], 0.9, quantiles=True)
+    assert tuple(answers.columns) == (*output_columns(clock.target), *QUANTILE_COLUMNS)
+    assert len(answers) == 0
+
+
+# --- the mortality clock ---------------------------------------------------------------------------------------------
+
+
+def test_the_mortality_clock_adds_the_risks_of_its_distribution() -> None:
+    rows = blood_rows(30, 1)
+    answers = answer(MORTALITY, rows, 0.9)
+    assert RISKS == ("risk_5y", "risk_10y")
+    assert tuple(answers.columns) == (*NUMBERS, *RISKS, "status", "flags")
+    assert tuple(answers.columns) == output_columns("mortality")
+    assert not set(RISKS) & set(output_columns("age"))
+    age = rows["age_years"].to_numpy()
+    distribution = MORTALITY.predict(rows[list(BLOOD9.names)].to_numpy(), (rows["sex"] == "male").to_numpy(float), age)
+    assert MORTALITY.hazard is not None
+    for years in (5, 10):
+        np.testing.assert_allclose(answers[f"risk_{years}y"], MORTALITY.hazard.risk(distribution, years), atol=1e-12)
+    assert ((answers["risk_5y"] > 0) & (answers["risk_5y"] < answers["risk_10y"]) & (answers["risk_10y"] < 1)).all()
+    np.testing.assert_allclose(answers["biological_age_years"], distribution.median, atol=1e-9)
+
+
+def test_the_mortality_clock_reads_age_and_the_age_clock_does_not() -> None:
+    rows = blood_rows(5, 1)
+    older = rows.assign(age_years=rows["age_years"] + 8)
+    for clock, reads in ((CLOCK, False), (MORTALITY, True)):
+        before, after = (answer(clock, people, 0.9)["biological_age_years"] for people in (rows, older))
+        assert (np.abs(before - after) > 1e-6).all() == reads
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [{"age_years": np.nan}, {"age_years": np.inf}, {"age_years": -1e300}, {"sex": None}, {"crp_mg_l": np.inf}],
+    ids=str,
+)
+def test_a_row_that_abstains_has_no_risk_and_leaves_the_others_theirs(cells: dict[str, object]) -> None:
+    rows = blood_rows(3, 3)
+    answers, expected = answer(MORTALITY, changed(rows, 1, **cells), 0.9), answer(MORTALITY, rows, 0.9)
+    assert_strict(answers)
+    for name in RISKS:
+        assert answers[name][1] is None
+        np.testing.assert_allclose(answers[name][[0, 2]].astype(float), expected[name][[0, 2]], rtol=0, atol=1e-9)
+
+
+@CLOCKS
+def test_a_constant_marker_and_identical_people_are_no_matter(clock: Clock) -> None:
+    rows = pd.concat([blood_rows(1, 0)] * 20, ignore_index=True)
+    answers = answer(clock, rows, 0.9, quantiles=True)
+    assert_strict(answers)
+    assert (answers["status"] == "ok").all()
+    for name in number_columns(clock.target):
+        assert np.ptp(answers[name]) < 1e-9
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

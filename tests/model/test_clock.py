@@ -1,228 +1,115 @@
-"""A saved clock is loaded whole or not at all, with numpy alone and without pickle."""
-
-import json
-import os
-import subprocess
-import sys
-from dataclasses import replace
-from pathlib import Path
+"""What a clock of either kind predicts is finite whatever the markers, and reads what it says it reads."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
+from numpy.typing import NDArray
 
-from henaw.data.files import digest_file
-from henaw.errors import HenawError, IntegrityError
+from henaw.model import ensemble
 from henaw.model.answers import answer
-from henaw.model.clock import Clock, TrainingRange, load_clock, range_ends
-from henaw.model.gap import GapRegression
-from tests.conftest import REPOSITORY
-from tests.scenarios import blood_clock, blood_rows
+from henaw.model.clock import Clock, Target, range_ends
+from henaw.model.distribution import EnsembleDistribution
+from tests.scenarios import BLOOD9, blood_clock, blood_rows
 
-FILES = ("clock.json", "manifest.json", "weights.safetensors")
+Array = NDArray[np.float64]
 
+CLOCKS: dict[Target, Clock] = {"age": blood_clock(), "mortality": blood_clock(target="mortality")}
+NASTY = (np.nan, np.inf, -np.inf, 0.0, -0.0, -1.0, 5e-324, -5e-324, 1e-308, 1e308, -1e308, 30.0)
 
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    blood_clock().save(tmp_path / "clock")
-    return tmp_path / "clock"
+every_clock = pytest.mark.parametrize("clock", CLOCKS.values(), ids=CLOCKS)
 
 
-def rewrite_description(folder: Path, **changes: object) -> None:
-    """Change ``clock.json`` and make the manifest fit, as somebody would who edits a clock."""
-    described = json.loads((folder / "clock.json").read_text(encoding="utf-8"))
-    (folder / "clock.json").write_text(json.dumps({**described, **changes}), encoding="utf-8")
-    seal(folder)
+def said(clock: Clock, distribution: EnsembleDistribution) -> Array:
+    """Every number about each person, (n, c)."""
+    columns = [
+        distribution.median,
+        distribution.mean,
+        distribution.aleatoric_sd,
+        distribution.epistemic_sd,
+        *distribution.interval(0.99),
+        *distribution.quantiles(np.array([1e-6, 0.01, 0.3, 0.99, 1 - 1e-6])).T,
+        distribution.cdf(distribution.median),
+    ]
+    if clock.hazard is not None:
+        columns += [clock.hazard.risk(distribution, years) for years in (5, 10)]
+        columns += clock.hazard.risk_interval(distribution, 10, 0.9)
+    return np.stack(columns, axis=1)
 
 
-def seal(folder: Path) -> None:
-    digests = {name: digest_file(folder / name) for name in ("clock.json", "weights.safetensors")}
-    (folder / "manifest.json").write_text(json.dumps({"format": 1, "blake2b": digests}), encoding="utf-8")
-
-
-def answers(clock: Clock) -> pd.DataFrame:
-    return answer(clock, blood_rows(40, 5), 0.9, quantiles=True)
-
-
-def test_what_is_saved_is_what_is_loaded(saved: Path) -> None:
-    clock = blood_clock()
-    loaded = load_clock(saved)
-    pd.testing.assert_frame_equal(answers(loaded), answers(clock), check_exact=True)
-    assert (loaded.panel, loaded.shape, loaded.gap, loaded.max_missing) == (
-        clock.panel,
-        clock.shape,
-        clock.gap,
-        clock.max_missing,
+def blood_values(people: int, seed: int = 0) -> tuple[Array, Array, Array]:
+    rows = blood_rows(people, seed)
+    return (
+        rows[list(BLOOD9.names)].to_numpy(copy=True),
+        (rows["sex"] == "male").to_numpy(np.float64),
+        rows["age_years"].to_numpy(),
     )
-    np.testing.assert_array_equal(loaded.trained_on.lowest, clock.trained_on.lowest)
-    np.testing.assert_array_equal(loaded.trained_on.highest, clock.trained_on.highest)
-    assert loaded.trained_on.ages == clock.trained_on.ages
 
 
-def test_an_unknown_range_survives_in_strict_json(tmp_path: Path) -> None:
-    clock = blood_clock()
-    lowest, highest = clock.trained_on.lowest.copy(), clock.trained_on.highest.copy()
-    lowest[3] = highest[3] = np.nan
-    replace(clock, trained_on=TrainingRange(lowest, highest, (20, 79))).save(tmp_path / "clock")
-
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is not JSON")
-
-    json.loads((tmp_path / "clock" / "clock.json").read_text(encoding="utf-8"), parse_constant=refuse)
-    loaded = load_clock(tmp_path / "clock")
-    np.testing.assert_array_equal(loaded.trained_on.lowest, lowest)
-    assert (answers(loaded)["status"] == "ok").all(), "no value lies outside an unknown range"
+@every_clock
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_no_marker_makes_a_nan(clock: Clock, data: st.DataObject) -> None:
+    """Missing, zero, negative, infinite, denormal and huge ones, alone and together."""
+    cells = st.one_of(st.sampled_from(NASTY), st.floats(), st.floats(1, 200))
+    people = data.draw(st.integers(1, 4))
+    row = st.lists(cells, min_size=len(BLOOD9.names), max_size=len(BLOOD9.names))
+    biomarkers = np.array(data.draw(st.lists(row, min_size=people, max_size=people)))
+    sex = np.array(data.draw(st.lists(st.sampled_from([0.0, 1.0, np.nan]), min_size=people, max_size=people)))
+    assert np.isfinite(said(clock, clock.predict(biomarkers, sex, np.linspace(0, 120, people)))).all()
 
 
-def test_a_clock_that_is_not_finite_cannot_be_saved(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="JSON compliant"):
-        replace(blood_clock(), gap=GapRegression(np.nan, 0.0)).save(tmp_path / "clock")
-    with pytest.raises(IntegrityError):
-        load_clock(tmp_path / "clock")
+@every_clock
+@pytest.mark.parametrize("ast", [0.0, -1.0, np.nan, np.inf, 5e-324, 1e308, 30.0])
+@pytest.mark.parametrize("alt", [0.0, -1.0, np.nan, 25.0])
+def test_enzymes_without_a_ratio_are_missing_and_no_nan(clock: Clock, ast: float, alt: float) -> None:
+    biomarkers, sex, age = blood_values(3)
+    biomarkers[1, [BLOOD9.names.index("ast_u_l"), BLOOD9.names.index("alt_u_l")]] = ast, alt
+    found = said(clock, clock.predict(biomarkers, sex, age))
+    assert np.isfinite(found).all()
+    without = biomarkers.copy()
+    for name, value in (("ast_u_l", ast), ("alt_u_l", alt)):
+        if not (np.isfinite(value) and value > 0):
+            without[1, BLOOD9.names.index(name)] = np.nan
+    np.testing.assert_allclose(found, said(clock, clock.predict(without, sex, age)), rtol=0, atol=1e-9)
 
 
-def test_files_are_json_and_safetensors_and_the_manifest_has_every_digest(saved: Path) -> None:
-    assert sorted(path.name for path in saved.iterdir()) == list(FILES)
-    manifest = json.loads((saved / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["blake2b"] == {name: digest_file(saved / name) for name in ("clock.json", "weights.safetensors")}
-    json.loads((saved / "clock.json").read_text(encoding="utf-8"))
-    assert load_file(saved / "weights.safetensors").keys() == blood_clock().weights.keys()
+@every_clock
+def test_identical_people_are_told_the_same(clock: Clock) -> None:
+    biomarkers, sex, age = (values[:1] for values in blood_values(1))
+    alone = said(clock, clock.predict(biomarkers, sex, age))
+    many = ensemble.BLOCK_ROWS + 3
+    repeated = (np.repeat(values, many, axis=0) for values in (biomarkers, sex, age))
+    together = said(clock, clock.predict(*repeated))
+    np.testing.assert_allclose(together, np.repeat(alone, many, axis=0), rtol=0, atol=1e-9)
 
 
-def test_saving_never_writes_over_a_clock(saved: Path) -> None:
-    with pytest.raises(FileExistsError):
-        blood_clock(seed=1).save(saved)
+@every_clock
+@pytest.mark.parametrize("people", [0, 1, 2])
+def test_any_number_of_people_is_answered(clock: Clock, people: int) -> None:
+    found = said(clock, clock.predict(*blood_values(people)))
+    assert len(found) == people
+    assert np.isfinite(found).all()
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_every_flipped_byte_is_refused_or_harmless(saved: Path, name: str) -> None:
-    """100 places of each file: the clock is refused with a typed error, or answers exactly as before."""
-    content, rng, before = (saved / name).read_bytes(), np.random.default_rng(7), answers(blood_clock())
-    refused = 0
-    for place in rng.choice(len(content), 100, replace=False):
-        broken = bytearray(content)
-        broken[place] ^= int(rng.integers(1, 256))
-        (saved / name).write_bytes(broken)
-        try:
-            loaded = load_clock(saved)
-        except IntegrityError:
-            refused += 1
+@every_clock
+def test_a_row_alone_and_in_a_batch_give_the_same_numbers(clock: Clock) -> None:
+    values = blood_values(ensemble.BLOCK_ROWS + 5)
+    together = said(clock, clock.predict(*values))
+    for row in (0, 500, ensemble.BLOCK_ROWS - 1, ensemble.BLOCK_ROWS, ensemble.BLOCK_ROWS + 4):
+        alone = said(clock, clock.predict(*(column[[row]] for column in values)))
+        np.testing.assert_allclose(alone[0], together[row], rtol=0, atol=1e-9)
+
+
+def test_only_the_mortality_clock_reads_age() -> None:
+    biomarkers, sex, age = blood_values(5)
+    for target, clock in CLOCKS.items():
+        assert clock.target == target
+        found, older = (said(clock, clock.predict(biomarkers, sex, years)) for years in (age, age + 10))
+        if target == "age":
+            np.testing.assert_array_equal(found, older)
         else:
-            pd.testing.assert_frame_equal(answers(loaded), before, check_exact=True)
-    assert refused == 100 if name != "manifest.json" else refused > 50  # spaces of the manifest are harmless
-    (saved / name).write_bytes(content)
-    load_clock(saved)
-
-
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("keep", [0, 1, 0.5, -1])
-def test_a_file_cut_short_is_refused(saved: Path, name: str, keep: float) -> None:
-    content = (saved / name).read_bytes()
-    (saved / name).write_bytes(content[: int(len(content) * keep) if 0 < keep < 1 else int(keep)])
-    with pytest.raises(IntegrityError):
-        load_clock(saved)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_named(saved: Path, name: str) -> None:
-    (saved / name).unlink()
-    with pytest.raises(IntegrityError, match=rf"^clock: {name} missing; the clock was not loaded$"):
-        load_clock(saved)
-
-
-def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(IntegrityError, match="missing"):
-        load_clock(tmp_path / "nothing")
-
-
-@pytest.mark.parametrize(
-    "content", ["[]", "null", "3", '{"format": 1}', '{"format": 1, "blake2b": []}', "not json", "\xff"]
-)
-def test_a_manifest_that_is_none_is_refused(saved: Path, content: str) -> None:
-    (saved / "manifest.json").write_text(content, encoding="latin-1")
-    with pytest.raises(IntegrityError, match="was not loaded"):
-        load_clock(saved)
-
-
-@pytest.mark.parametrize("other", [0, 2, "1", None])
-def test_another_format_is_refused_with_what_to_do(saved: Path, other: object) -> None:
-    manifest = json.loads((saved / "manifest.json").read_text(encoding="utf-8"))
-    (saved / "manifest.json").write_text(json.dumps({**manifest, "format": other}), encoding="utf-8")
-    with pytest.raises(IntegrityError, match=r"format .*, expected 1; load it with the version of HENAW that made it"):
-        load_clock(saved)
-
-
-def test_weights_of_another_architecture_are_refused_by_name(saved: Path) -> None:
-    other = blood_clock(hidden=(8, 9))
-    save_file(
-        {name: values.astype(np.float32) for name, values in other.weights.items()}, saved / "weights.safetensors"
-    )
-    seal(saved)
-    with pytest.raises(IntegrityError, match=r"layer1\.bias, layer1\.weight, layer2\.weight: shapes do not fit"):
-        load_clock(saved)
-
-
-@pytest.mark.parametrize(
-    ("change", "named"), [("fewer", r"layer2\.bias"), ("more", "stowaway")], ids=["parameter missing", "one too many"]
-)
-def test_missing_and_foreign_parameters_are_refused_by_name(saved: Path, change: str, named: str) -> None:
-    weights = load_file(saved / "weights.safetensors")
-    if change == "fewer":
-        del weights["layer2.bias"]
-    else:
-        weights["stowaway"] = np.zeros(3, np.float32)
-    save_file(weights, saved / "weights.safetensors")
-    seal(saved)
-    with pytest.raises(IntegrityError, match=f"clock: {named}: shapes"):
-        load_clock(saved)
-
-
-def test_a_scaling_of_another_panel_is_refused(saved: Path) -> None:
-    rewrite_description(saved, scaling={"center": [0.0] * 9, "scale": [1.0] * 9})
-    with pytest.raises(IntegrityError, match="scaling: shapes do not fit"):
-        load_clock(saved)
-
-
-def test_an_edited_description_that_cannot_be_is_refused(saved: Path) -> None:
-    rewrite_description(saved, panel={"name": "x"})
-    with pytest.raises(IntegrityError, match="not a whole clock"):
-        load_clock(saved)
-
-
-def test_errors_of_loading_are_typed_and_one_line(saved: Path) -> None:
-    (saved / "clock.json").write_text("{", encoding="utf-8")
-    with pytest.raises(HenawError) as raised:
-        load_clock(saved)
-    assert raised.value.exit_code == 2
-    assert "\n" not in str(raised.value)
-
-
-def test_answering_needs_neither_torch_nor_pickle(saved: Path) -> None:
-    """A process that loads the clock and answers imports no PyTorch, reads no pickle and says the same."""
-    rows = blood_rows(5, 9)
-    rows.to_csv(saved.parent / "rows.csv", index=False)
-    program = (
-        "import sys, pickle\n"
-        "def refuse(*a, **k): raise AssertionError('pickle')\n"
-        "pickle.load = pickle.loads = pickle.Unpickler = refuse\n"
-        "from pathlib import Path\n"
-        "import pandas as pd\n"
-        "from henaw.model.answers import answer\n"
-        "from henaw.model.clock import load_clock\n"
-        "folder = Path(sys.argv[1])\n"
-        "answers = answer(load_clock(folder), pd.read_csv(folder.parent / 'rows.csv'), 0.9)\n"
-        "assert not {'torch', 'mlflow'} & sys.modules.keys(), 'imported needlessly'\n"
-        "answers.to_json(folder.parent / 'answers.json', double_precision=15)\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    subprocess.run([sys.executable, "-c", program, str(saved)], check=True, env=environment, timeout=120)
-    there = pd.read_json(saved.parent / "answers.json")
-    here = answer(load_clock(saved), rows, 0.9)
-    np.testing.assert_allclose(there["biological_age_years"], here["biological_age_years"], rtol=0, atol=1e-9)
-    np.testing.assert_allclose(there["upper_years"], here["upper_years"], rtol=0, atol=1e-9)
+            assert (found[:, 0] != older[:, 0]).all()
 
 
 @given(
@@ -248,20 +135,8 @@ def test_with_fewer_than_five_people_there_is_no_range(values: list[float]) -> N
     assert np.isnan(range_ends(np.array(values))).all()
 
 
-def test_a_prediction_is_finite_whatever_the_values() -> None:
-    clock = blood_clock()
-    nasty = np.array([np.nan, np.inf, -np.inf, 0, -1, 5e-324, 1e308, -1e308, 1e-308])
-    distribution = clock.predict(np.stack([np.roll(nasty, shift) for shift in range(9)]), np.full(9, np.nan))
-    for values in (
-        distribution.median,
-        distribution.aleatoric_sd,
-        distribution.epistemic_sd,
-        *distribution.interval(0.9),
-    ):
-        assert np.isfinite(values).all()
-
-
-def test_sex_is_an_input() -> None:
-    clock, rows = blood_clock(), blood_rows(3, 0)
+@every_clock
+def test_sex_is_an_input(clock: Clock) -> None:
+    rows = blood_rows(3, 0)
     women, men = (answer(clock, rows.assign(sex=sex), 0.9)["biological_age_years"] for sex in ("female", "male"))
     assert (women != men).all()

@@ -16,13 +16,14 @@ import pytest
 
 from henaw.console import ProgressLine
 from henaw.errors import BadInput, EnvironmentProblem
-from henaw.model.answers import NUMBERS, OUTPUTS, QUANTILE_COLUMNS, answer
+from henaw.model.answers import NUMBERS, QUANTILE_COLUMNS, RISKS, answer, output_columns
 from henaw.serving import score
 from henaw.serving.score import score_file
 from tests.conftest import REPOSITORY
 from tests.scenarios import blood_clock, blood_rows
 
 CLOCK = blood_clock()
+OUTPUTS = output_columns("age")
 SECRET = "1987.25"  # planted in every broken file: no message may show it
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
@@ -126,6 +127,20 @@ def test_pieces_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, r
     whole, found = read(tmp_path / "whole.parquet"), read(tmp_path / "pieces.parquet")
     assert found["sample"].tolist() == rows["sample"].tolist()
     pd.testing.assert_frame_equal(found, whole, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("written_as", SUFFIXES)
+def test_the_mortality_clocks_risks_are_in_the_file(tmp_path: Path, written_as: str) -> None:
+    clock, rows, target = blood_clock(target="mortality"), some_rows(), tmp_path / f"answers{written_as}"
+    source = put(rows, tmp_path / "rows.csv")
+    assert score_file(clock, source, target, coverage=0.9, progress=ProgressLine()) == len(rows)
+    found, expected = read(target), answer(clock, rows, 0.9)
+    assert tuple(found.columns) == output_columns("mortality")
+    for name in RISKS:
+        np.testing.assert_allclose(found[name], expected[name].astype(float), rtol=1e-12)
+        np.testing.assert_array_equal(found[name].isna(), expected["status"] == "abstain")
+    with pytest.raises(BadInput, match=r"^keep: risk_5y is the name"):
+        score_file(clock, source, target, coverage=0.9, keep=("risk_5y",), progress=ProgressLine())
 
 
 # --- columns that are kept -------------------------------------------------------------------------------------------

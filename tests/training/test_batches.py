@@ -6,35 +6,42 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from henaw.model.ensemble import network_inputs
 from henaw.model.features import FeatureScaling, dependence, raw_features
-from henaw.training.batches import Batch, TrainingData, all_inputs, epoch_batches
+from henaw.model.losses import AGE, DIED, YEARS
+from henaw.training.batches import Batch, Disturbance, TrainingData, all_inputs, epoch_batches
 from henaw.training.fit import training_data
-from tests.scenarios import BLOOD9, blood_rows
+from tests.scenarios import BLOOD9, KNOWN, blood_rows, mortal_cohort, tiny_config
 
 FEATURES = len(BLOOD9.names) + len(BLOOD9.derived)
 MEMBERS = 3
+CPU = torch.device("cpu")
 
 
 def data(people: int) -> TrainingData:
     """Nobody misses anything, and every age is another, so that a person is known by age."""
     scaling = FeatureScaling(np.full(FEATURES, 0.123), np.ones(FEATURES))
     rows = blood_rows(people, 0).assign(age_years=np.arange(people, dtype=float))
-    return training_data(rows, BLOOD9, scaling, torch.device("cpu"))
+    return training_data(rows, BLOOD9, scaling, tiny_config(), CPU)
 
 
-def epoch(people: int, batch_size: int = 16, mask_rate: float = 0.0, seed: int = 0) -> list[Batch]:
-    return list(epoch_batches(data(people), MEMBERS, batch_size, mask_rate, torch.Generator().manual_seed(seed)))
+def epoch(
+    people: int, batch_size: int = 16, mask_rate: float = 0.0, seed: int = 0, *, noise: float = 0.0
+) -> list[Batch]:
+    generator = torch.Generator().manual_seed(seed)
+    return list(epoch_batches(data(people), MEMBERS, batch_size, Disturbance(mask_rate, noise), generator))
 
 
 def joined(batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.cat([batch.inputs for batch in batches], dim=1), torch.cat([batch.age for batch in batches], dim=1)
+    ages = [batch.targets[..., AGE] for batch in batches]
+    return torch.cat([batch.inputs for batch in batches], dim=1), torch.cat(ages, dim=1)
 
 
 @given(st.integers(1, 70), st.integers(1, 40), st.integers(0, 5))
 @settings(max_examples=40, deadline=None)
 def test_every_member_sees_everybody_exactly_once(people: int, batch_size: int, seed: int) -> None:
     batches = epoch(people, batch_size, 0.1, seed)
-    assert [batch.age.shape[1] for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert [batch.targets.shape[1] for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     _, ages = joined(batches)
     for member in ages:
         assert sorted(member.tolist()) == list(range(people))
@@ -42,14 +49,17 @@ def test_every_member_sees_everybody_exactly_once(people: int, batch_size: int, 
 
 def test_members_and_epochs_have_orders_of_their_own() -> None:
     generator = torch.Generator().manual_seed(0)
-    first, second = (joined(list(epoch_batches(data(50), MEMBERS, 16, 0.1, generator)))[1].tolist() for _ in range(2))
+    first, second = (
+        joined(list(epoch_batches(data(50), MEMBERS, 16, Disturbance(0.1, 0.1), generator)))[1].tolist()
+        for _ in range(2)
+    )
     orders = {tuple(order) for order in (*first, *second)}
     assert len(orders) == 2 * MEMBERS
 
 
-@pytest.mark.parametrize("mask_rate", [0.0, 0.3])
-def test_the_same_seed_gives_the_same_epoch_and_another_another(mask_rate: float) -> None:
-    first, again, other = (joined(epoch(50, mask_rate=mask_rate, seed=seed)) for seed in (1, 1, 2))
+@pytest.mark.parametrize(("mask_rate", "noise"), [(0.0, 0.0), (0.3, 0.0), (0.3, 0.2)])
+def test_the_same_seed_gives_the_same_epoch_and_another_another(mask_rate: float, noise: float) -> None:
+    first, again, other = (joined(epoch(50, mask_rate=mask_rate, seed=seed, noise=noise)) for seed in (1, 1, 2))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[1], other[1])
@@ -82,7 +92,7 @@ def test_a_hidden_marker_hides_its_features_value_and_bit_and_nothing_else() -> 
     assert (scaled[present == 0] == 0).all()
     rows = ages.long()
     assert torch.equal(scaled[present == 1], people.scaled[rows][present == 1])
-    assert torch.equal(sex, people.sex[rows])
+    assert torch.equal(sex, people.always[rows])
     ast, alt = BLOOD9.names.index("ast_u_l"), BLOOD9.names.index("alt_u_l")
     either_hidden = (present[..., ast] == 0) | (present[..., alt] == 0)
     assert torch.equal(present[..., -1] == 0, either_hidden)
@@ -94,8 +104,8 @@ def test_what_is_missing_stays_missing_and_nothing_is_hidden_at_rate_zero() -> N
     rows = blood_rows(40, 0)
     rows.loc[::2, "rdw_pct"] = np.nan
     scaling = FeatureScaling(np.zeros(FEATURES), np.ones(FEATURES))
-    people = training_data(rows, BLOOD9, scaling, torch.device("cpu"))
-    (batch,) = epoch_batches(people, 1, 40, 0.0, torch.Generator().manual_seed(0))
+    people = training_data(rows, BLOOD9, scaling, tiny_config(), CPU)
+    (batch,) = epoch_batches(people, 1, 40, Disturbance(0.0, 0.0), torch.Generator().manual_seed(0))
     assert float(batch.inputs[..., FEATURES : 2 * FEATURES].sum()) == 40 * FEATURES - 20
 
 
@@ -104,10 +114,49 @@ def test_training_data_is_what_the_clock_will_see() -> None:
     rows = blood_rows(30, 1)
     rows.loc[3, "ast_u_l"] = np.nan
     scaling = FeatureScaling(np.linspace(1, 4, FEATURES), np.linspace(0.5, 2, FEATURES))
-    people = training_data(rows, BLOOD9, scaling, torch.device("cpu"))
+    people = training_data(rows, BLOOD9, scaling, tiny_config(), CPU)
     scaled, present = scaling.apply(raw_features(BLOOD9, rows[list(BLOOD9.names)].to_numpy()))
     np.testing.assert_allclose(people.scaled.numpy(), scaled, rtol=1e-6)
     np.testing.assert_array_equal(people.present.numpy(), present)
-    np.testing.assert_array_equal(people.sex[:, 0].numpy(), rows["sex"] == "male")
+    np.testing.assert_array_equal(people.always.numpy(), (rows["sex"] == "male").to_numpy()[:, None])
+    np.testing.assert_allclose(people.targets.numpy(), rows[["age_years"]].to_numpy(), rtol=1e-6)
     np.testing.assert_array_equal(people.dependence.numpy(), dependence(BLOOD9))
     assert len(people) == 30
+
+
+def test_the_mortality_clock_reads_age_and_is_trained_on_follow_up() -> None:
+    """Sex and age as in answering are never hidden; targets are age, years and death, censored at the cap."""
+    cohort = mortal_cohort(300, 0).table
+    config = tiny_config("target=mortality mortality.cap_years=7")
+    people = training_data(cohort, KNOWN, FeatureScaling(np.zeros(2), np.ones(2)), config, CPU)
+    age, years = cohort["age_years"], cohort["followup_months"] / 12
+    np.testing.assert_allclose(people.targets[:, AGE], age, rtol=1e-6)
+    np.testing.assert_allclose(people.targets[:, YEARS], np.minimum(years, 7), rtol=1e-6)
+    np.testing.assert_array_equal(people.targets[:, DIED], cohort["died"].to_numpy() * (years <= 7))
+    assert 0 < float(people.targets[:, DIED].sum()) < cohort["died"].sum()
+    answering = network_inputs(
+        people.scaled.double().numpy(),
+        people.present.double().numpy(),
+        (cohort["sex"] == "male").to_numpy(float),
+        age.to_numpy(),
+    )
+    np.testing.assert_allclose(all_inputs(people), answering, rtol=1e-5, atol=1e-6)
+    (batch,) = epoch_batches(people, 1, 300, Disturbance(0.9, 0.5), torch.Generator().manual_seed(0))
+    order = batch.targets[0, :, AGE].argsort()
+    expected = people.targets[:, AGE].argsort()
+    assert torch.equal(batch.inputs[0, order][:, -2:], people.always[expected])
+
+
+def test_noise_is_of_its_size_on_what_is_present_and_nowhere_else() -> None:
+    people = data(2000)
+    inputs, ages = joined(epoch(2000, 500, 0.2, noise=0.3))
+    scaled, present, sex = inputs.split([FEATURES, FEATURES, 1], dim=-1)
+    rows = ages.long()
+    added = (scaled - people.scaled[rows])[present == 1]
+    assert float(added.std()) == pytest.approx(0.3, rel=0.02)
+    assert float(added.mean()) == pytest.approx(0, abs=0.01)
+    assert (scaled[present == 0] == 0).all()
+    assert torch.equal(sex, people.always[rows])
+    by_person = [values[order.argsort()] for values, order in zip(scaled, ages, strict=True)]
+    assert not torch.equal(by_person[0], by_person[1])
+    assert torch.equal(people.scaled, data(2000).scaled), "the people themselves stay as they are"

@@ -1,27 +1,42 @@
 """A fitted clock says what is known of a simulated cohort, its uncertainty included, and depends on whom it should."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from henaw.config import Config
 from henaw.errors import BadInput, EnvironmentProblem
-from henaw.model.answers import answer
+from henaw.evaluation.concordance import harrell_c
+from henaw.model.answers import answer, number_columns
+from henaw.model.calibration import identity
 from henaw.model.clock import Clock
 from henaw.model.features import fit_scaling, raw_features
-from henaw.training.fit import fit_clock, people_arrays
-from tests.scenarios import BLOOD9, KNOWN, LOOSE_SD, TIGHT_SD, Recorder, blood_rows, known_cohort, tiny_config
+from henaw.model.hazard import fit_gompertz
+from henaw.training.fit import fit_clock, follow_up, people_arrays
+from tests.scenarios import (
+    BLOOD9,
+    KNOWN,
+    LOOSE_SD,
+    TIGHT_SD,
+    Recorder,
+    blood_rows,
+    known_cohort,
+    mortal_cohort,
+    tiny_config,
+)
 
 ENOUGH = (
     "network.members=4 network.hidden=[32,32] training.epochs=40 training.batch_size=250 training.learning_rate=0.01 "
-    "training.mask_rate=0.05"
+    "training.mask_rate=0.05 training.input_noise=0"
 )
 
 
-@pytest.fixture(scope="module", params=["crps", "nll"])
+@pytest.fixture(scope="module", params=["network.link=logit", "network.link=identity network.knots=[]"])
 def fitted(request: pytest.FixtureRequest) -> tuple[Clock, list[dict[str, float]]]:
     """A clock of people whose age given their markers is known."""
-    config = tiny_config(f"{ENOUGH} training.loss={request.param}")
+    config = tiny_config(f"{ENOUGH} {request.param}")
     people, calibration = known_cohort(4000, 0).table, known_cohort(2000, 1).table
     return fit_clock(people, calibration, KNOWN, config, Recorder())
 
@@ -35,7 +50,7 @@ def test_the_known_distribution_of_everybodys_age_is_recovered(fitted: tuple[Clo
     clock, _ = fitted
     cohort = known_cohort(4000, 2)
     biomarkers, sex, age = people_arrays(cohort.table, KNOWN)
-    distribution = clock.predict(biomarkers, sex)
+    distribution = clock.predict(biomarkers, sex, age)
     usual = np.abs(biomarkers[:, 0]) < 2  # where there are people enough to learn from
     tight, loose = usual & (cohort.sd == TIGHT_SD), usual & (cohort.sd == LOOSE_SD)
     assert np.abs(distribution.median - cohort.mean)[tight].mean() < 0.4
@@ -81,8 +96,8 @@ def test_scaling_and_ranges_are_of_the_training_people_alone() -> None:
     for clock in (one, other):
         np.testing.assert_array_equal(clock.scaling.center, expected.center)
         np.testing.assert_array_equal(clock.scaling.scale, expected.scale)
-        assert clock.shape.center_years == people["age_years"].mean()
-        assert clock.shape.scale_years == pytest.approx(people["age_years"].std(ddof=0))
+        assert clock.shape.head.center == people["age_years"].mean()
+        assert clock.shape.head.scale == pytest.approx(people["age_years"].std(ddof=0))
         for position, name in enumerate(BLOOD9.names):
             ascending = np.sort(people[name])
             assert clock.trained_on.lowest[position] == pytest.approx(ascending[:5].mean())
@@ -102,10 +117,12 @@ def test_the_gaps_regression_is_fitted_on_the_calibration_people() -> None:
 
 def test_the_settings_shape_the_clock() -> None:
     config = tiny_config(
-        "network.members=2 network.hidden=[5,6] network.sd_floor_years=1.5 scoring.max_missing=1 training.epochs=1"
+        "network.members=2 network.hidden=[5,6] network.link=identity network.knots=[0.2,0.7] scoring.max_missing=1 "
+        "training.epochs=1"
     )
     clock = quickly(blood_rows(60, 0), blood_rows(20, 1), config)
-    assert (clock.shape.members, clock.shape.hidden, clock.shape.sd_floor_years) == (2, (5, 6), 1.5)
+    assert (clock.shape.members, clock.shape.hidden) == (2, (5, 6))
+    assert (clock.shape.head.link, clock.shape.head.knots) == ("identity", (0.2, 0.7))
     assert clock.max_missing == 1
     assert clock.shape.inputs == 2 * (len(BLOOD9.names) + len(BLOOD9.derived)) + 1
     assert {name: values.shape for name, values in clock.weights.items()} == clock.shape.parameter_shapes()
@@ -144,3 +161,120 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(EnvironmentProblem, match="no GPU"):
         quickly(blood_rows(20, 0), blood_rows(20, 1), tiny_config("training.device=cuda"))
+
+
+# --- support and calibration of the age clock ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ages", "support"),
+    [((20.0, 79.0), (19.5, 79.5)), ((20.4, 79.9), (19.5, 80.5)), ((50.0, 50.0), (49.5, 50.5))],
+    ids=["whole", "fractional", "one age"],
+)
+def test_the_support_holds_every_age_trained_on(ages: tuple[float, float], support: tuple[float, float]) -> None:
+    people = blood_rows(60, 0).assign(age_years=np.linspace(*ages, 60))
+    clock = quickly(people, people, tiny_config("network.link=logit training.epochs=1"))
+    assert (clock.shape.head.low, clock.shape.head.high) == support
+    answers = answer(clock, people, 0.9999)
+    assert (answers["lower_years"].astype(float) >= support[0]).all()
+    assert (answers["upper_years"].astype(float) <= support[1]).all()
+
+
+def test_calibration_repairs_a_clock_that_was_stopped_too_early() -> None:
+    """After one epoch a network is far too wide; what it says of people like those it was calibrated on still holds."""
+    hasty = "training.epochs=2 training.learning_rate=0.002 calibration.shrinkage=1 calibration.least_people=100"
+    people, calibration = known_cohort(500, 0).table, known_cohort(3000, 1).table
+    clock, _ = fit_clock(people, calibration, KNOWN, tiny_config(hasty), Recorder())
+    cohort = known_cohort(3000, 2).table
+    raw = replace(clock, calibration=identity())
+    held = {}
+    for name, made in (("raw", raw), ("calibrated", clock)):
+        lower, upper = made.predict(*people_arrays(cohort, KNOWN)).interval(0.8)
+        held[name] = ((lower <= cohort["age_years"]) & (cohort["age_years"] <= upper)).mean()
+    assert held["calibrated"] == pytest.approx(0.8, abs=0.03)
+    assert abs(held["raw"] - 0.8) > 0.05
+
+
+@pytest.mark.parametrize(("least", "bands"), [(1000, 1), (300, 2), (100, 4)])
+def test_bands_are_as_many_as_the_settings_and_the_people_allow(least: int, bands: int) -> None:
+    config = tiny_config(f"training.epochs=1 calibration.bands=4 calibration.least_people={least}")
+    clock, _ = fit_clock(known_cohort(200, 0).table, known_cohort(600, 1).table, KNOWN, config, Recorder())
+    assert len(clock.calibration.levels) == bands
+    assert clock.hazard is None
+
+
+# --- the mortality clock ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mortal() -> Clock:
+    config = tiny_config(
+        "target=mortality network.members=3 network.hidden=[32] training.epochs=12 training.batch_size=250 "
+        "training.learning_rate=0.01 training.mask_rate=0.05 training.input_noise=0"
+    )
+    return fit_clock(mortal_cohort(6000, 0).table, mortal_cohort(1500, 1).table, KNOWN, config, Recorder())[0]
+
+
+def test_biological_age_is_found_from_deaths_alone(mortal: Clock) -> None:
+    """New people: nearer to the truth than age, and a better order of who dies first."""
+    cohort = mortal_cohort(3000, 2)
+    biomarkers, sex, age = people_arrays(cohort.table, KNOWN)
+    found = mortal.predict(biomarkers, sex, age).median
+    truth = cohort.biological_age
+    assert np.corrcoef(found, truth)[0, 1] > 0.97 > np.corrcoef(age, truth)[0, 1] + 0.03
+    assert np.corrcoef(found - age, truth - age)[0, 1] > 0.9
+    years, died = follow_up(cohort.table, 20)
+    assert harrell_c(found, years, died) > harrell_c(age, years, died) + 0.02
+    assert harrell_c(found, years, died) > harrell_c(truth, years, died) - 0.01
+
+
+def test_its_hazard_is_the_populations_and_its_risk_holds(mortal: Clock) -> None:
+    people = mortal_cohort(6000, 0).table
+    years, died = follow_up(people, 20)
+    assert mortal.target == "mortality"
+    assert mortal.hazard == fit_gompertz(people["age_years"].to_numpy(), years, died)
+    cohort = mortal_cohort(8000, 3)
+    distribution = mortal.predict(*people_arrays(cohort.table, KNOWN))
+    for horizon in (2.0, 5.0):  # nobody is censored before
+        happened = (cohort.table["died"] == 1) & (cohort.table["followup_months"] <= 12 * horizon)
+        assert mortal.hazard.risk(distribution, horizon).mean() == pytest.approx(happened.mean(), rel=0.15)
+
+
+def test_nobody_can_calibrate_a_biological_age(mortal: Clock) -> None:
+    np.testing.assert_array_equal(mortal.calibration.levels, identity().levels)
+    rows = mortal_cohort(1500, 1).table
+    adjusted = answer(mortal, rows, 0.9)["age_gap_adjusted_years"].astype(float)
+    assert adjusted.mean() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_constant_and_an_absent_marker_do_the_mortality_clock_no_harm() -> None:
+    people, calibration = (mortal_cohort(400, seed).table.assign(looseness=np.nan) for seed in (0, 1))
+    people["signal"] = 4.2
+    clock, _ = fit_clock(people, calibration, KNOWN, tiny_config("target=mortality training.epochs=1"), Recorder())
+    answers = answer(clock, mortal_cohort(50, 2).table, 0.9)
+    assert np.isfinite(answers[list(number_columns("mortality"))].astype(float)).all(axis=None)
+
+
+def test_follow_up_is_capped_and_later_deaths_are_censored() -> None:
+    table = pd.DataFrame({"followup_months": [12.0, 240.0, 240.1, 300.0, 0.0], "died": [1.0, 1, 1, 0, 0]})
+    years, died = follow_up(table, 20)
+    np.testing.assert_allclose(years, [1, 20, 20, 20, 0])
+    np.testing.assert_array_equal(died, [1, 1, 0, 0, 0])
+
+
+@pytest.mark.parametrize("name", ["died", "followup_months"])
+@pytest.mark.parametrize("how", ["absent", "missing for one"])
+def test_without_follow_up_there_is_no_mortality_clock(name: str, how: str) -> None:
+    people = mortal_cohort(50, 0).table
+    if how == "absent":
+        people = people.drop(columns=name)
+    else:
+        people.loc[7, name] = np.nan
+    with pytest.raises(BadInput, match=rf"^target mortality: column {name} is missing for somebody"):
+        fit_clock(people, mortal_cohort(50, 1).table, KNOWN, tiny_config("target=mortality"), Recorder())
+
+
+def test_without_deaths_there_is_no_mortality_clock() -> None:
+    people = mortal_cohort(50, 0).table.assign(died=0.0)
+    with pytest.raises(BadInput, match=r"^mortality: 0 deaths among 50 people; expected follow-up with at least two$"):
+        fit_clock(people, mortal_cohort(50, 1).table, KNOWN, tiny_config("target=mortality"), Recorder())

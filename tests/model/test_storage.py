@@ -1,0 +1,270 @@
+"""A saved clock of either kind is loaded whole or not at all, with numpy alone and without pickle."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from henaw.data.files import digest_file
+from henaw.errors import HenawError, IntegrityError
+from henaw.model.answers import answer
+from henaw.model.clock import Clock, Target, TrainingRange
+from henaw.model.gap import GapRegression
+from henaw.model.storage import FORMAT, load_clock, save_clock
+from tests.conftest import REPOSITORY
+from tests.scenarios import blood_clock, blood_rows
+
+FILES = ("clock.json", "manifest.json", "weights.safetensors")
+
+
+@pytest.fixture(params=["age", "mortality"])
+def target(request: pytest.FixtureRequest) -> Target:
+    chosen: Target = request.param
+    return chosen
+
+
+@pytest.fixture
+def saved(tmp_path: Path, target: Target) -> Path:
+    save_clock(blood_clock(target=target), tmp_path / "clock")
+    return tmp_path / "clock"
+
+
+def rewrite_description(folder: Path, **changes: object) -> None:
+    """Change ``clock.json`` and make the manifest fit, as somebody would who edits a clock."""
+    described = json.loads((folder / "clock.json").read_text(encoding="utf-8"))
+    (folder / "clock.json").write_text(json.dumps({**described, **changes}), encoding="utf-8")
+    seal(folder)
+
+
+def seal(folder: Path) -> None:
+    digests = {name: digest_file(folder / name) for name in ("clock.json", "weights.safetensors")}
+    (folder / "manifest.json").write_text(json.dumps({"format": FORMAT, "blake2b": digests}), encoding="utf-8")
+
+
+def answers(clock: Clock) -> pd.DataFrame:
+    return answer(clock, blood_rows(40, 5), 0.9, quantiles=True)
+
+
+def test_what_is_saved_is_what_is_loaded(saved: Path, target: Target) -> None:
+    clock = blood_clock(target=target)
+    loaded = load_clock(saved)
+    pd.testing.assert_frame_equal(answers(loaded), answers(clock), check_exact=True)
+    for name in ("target", "panel", "shape", "gap", "hazard", "max_missing"):
+        assert getattr(loaded, name) == getattr(clock, name)
+    for name in ("edges", "levels"):
+        np.testing.assert_array_equal(getattr(loaded.calibration, name), getattr(clock.calibration, name))
+    np.testing.assert_array_equal(loaded.trained_on.lowest, clock.trained_on.lowest)
+    np.testing.assert_array_equal(loaded.trained_on.highest, clock.trained_on.highest)
+    assert loaded.trained_on.ages == clock.trained_on.ages
+
+
+def test_an_unknown_range_survives_in_strict_json(tmp_path: Path) -> None:
+    clock = blood_clock()
+    lowest, highest = clock.trained_on.lowest.copy(), clock.trained_on.highest.copy()
+    lowest[3] = highest[3] = np.nan
+    save_clock(replace(clock, trained_on=TrainingRange(lowest, highest, (20, 79))), tmp_path / "clock")
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    json.loads((tmp_path / "clock" / "clock.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    loaded = load_clock(tmp_path / "clock")
+    np.testing.assert_array_equal(loaded.trained_on.lowest, lowest)
+    assert (answers(loaded)["status"] == "ok").all(), "no value lies outside an unknown range"
+
+
+def test_a_clock_that_is_not_finite_cannot_be_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        save_clock(replace(blood_clock(), gap=GapRegression(np.nan, 0.0)), tmp_path / "clock")
+    with pytest.raises(IntegrityError):
+        load_clock(tmp_path / "clock")
+
+
+def test_files_are_json_and_safetensors_and_the_manifest_has_every_digest(saved: Path) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == list(FILES)
+    manifest = json.loads((saved / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["blake2b"] == {name: digest_file(saved / name) for name in ("clock.json", "weights.safetensors")}
+    json.loads((saved / "clock.json").read_text(encoding="utf-8"))
+    assert load_file(saved / "weights.safetensors").keys() == blood_clock().weights.keys()
+
+
+def test_saving_never_writes_over_a_clock(saved: Path) -> None:
+    with pytest.raises(FileExistsError):
+        save_clock(blood_clock(seed=1), saved)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_flipped_byte_is_refused_or_harmless(saved: Path, target: Target, name: str) -> None:
+    """100 places of each file: the clock is refused with a typed error, or answers exactly as before."""
+    content, rng, before = (saved / name).read_bytes(), np.random.default_rng(7), answers(blood_clock(target=target))
+    refused = 0
+    for place in rng.choice(len(content), 100, replace=False):
+        broken = bytearray(content)
+        broken[place] ^= int(rng.integers(1, 256))
+        (saved / name).write_bytes(broken)
+        try:
+            loaded = load_clock(saved)
+        except IntegrityError:
+            refused += 1
+        else:
+            pd.testing.assert_frame_equal(answers(loaded), before, check_exact=True)
+    assert refused == 100 if name != "manifest.json" else refused > 50  # spaces of the manifest are harmless
+    (saved / name).write_bytes(content)
+    load_clock(saved)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("keep", [0, 1, 0.5, -1])
+def test_a_file_cut_short_is_refused(saved: Path, name: str, keep: float) -> None:
+    content = (saved / name).read_bytes()
+    (saved / name).write_bytes(content[: int(len(content) * keep) if 0 < keep < 1 else int(keep)])
+    with pytest.raises(IntegrityError):
+        load_clock(saved)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    with pytest.raises(IntegrityError, match=rf"^clock: {name} missing; the clock was not loaded$"):
+        load_clock(saved)
+
+
+def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match="missing"):
+        load_clock(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "null", "3", '{"format": 2}', '{"format": 2, "blake2b": []}', "not json", "\xff"]
+)
+def test_a_manifest_that_is_none_is_refused(saved: Path, content: str) -> None:
+    (saved / "manifest.json").write_text(content, encoding="latin-1")
+    with pytest.raises(IntegrityError, match="was not loaded"):
+        load_clock(saved)
+
+
+@pytest.mark.parametrize("other", [0, FORMAT - 1, FORMAT + 1, str(FORMAT), None])
+def test_another_format_is_refused_with_what_to_do(saved: Path, other: object) -> None:
+    manifest = json.loads((saved / "manifest.json").read_text(encoding="utf-8"))
+    (saved / "manifest.json").write_text(json.dumps({**manifest, "format": other}), encoding="utf-8")
+    with pytest.raises(
+        IntegrityError, match=rf"format .*, expected {FORMAT}; load it with the version of HENAW that made it"
+    ):
+        load_clock(saved)
+
+
+def test_weights_of_another_architecture_are_refused_by_name(saved: Path, target: Target) -> None:
+    other = blood_clock(target=target, hidden=(8, 9))
+    save_file(
+        {name: values.astype(np.float32) for name, values in other.weights.items()}, saved / "weights.safetensors"
+    )
+    seal(saved)
+    with pytest.raises(IntegrityError, match=r"layer1\.bias, layer1\.weight, layer2\.weight: shapes do not fit"):
+        load_clock(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [("fewer", r"layer2\.bias"), ("more", "stowaway")], ids=["parameter missing", "one too many"]
+)
+def test_missing_and_foreign_parameters_are_refused_by_name(saved: Path, change: str, named: str) -> None:
+    weights = load_file(saved / "weights.safetensors")
+    if change == "fewer":
+        del weights["layer2.bias"]
+    else:
+        weights["stowaway"] = np.zeros(3, np.float32)
+    save_file(weights, saved / "weights.safetensors")
+    seal(saved)
+    with pytest.raises(IntegrityError, match=f"clock: {named}: shapes"):
+        load_clock(saved)
+
+
+def test_a_scaling_of_another_panel_is_refused(saved: Path) -> None:
+    rewrite_description(saved, scaling={"center": [0.0] * 9, "scale": [1.0] * 9})
+    with pytest.raises(IntegrityError, match="scaling: shapes do not fit"):
+        load_clock(saved)
+
+
+def test_the_weights_of_the_other_kind_of_clock_are_refused_by_name(saved: Path, target: Target) -> None:
+    other = blood_clock(target="age" if target == "mortality" else "mortality")
+    weights = {name: values.astype(np.float32) for name, values in other.weights.items()}
+    save_file(weights, saved / "weights.safetensors")
+    seal(saved)
+    with pytest.raises(IntegrityError, match=r"clock: layer0\.weight, layer2\.bias, layer2\.weight: shapes"):
+        load_clock(saved)
+
+
+def test_a_clock_that_reads_age_without_a_hazard_or_the_reverse_is_refused(saved: Path, target: Target) -> None:
+    rewrite_description(saved, hazard=None if target == "mortality" else {"alpha": -10.0, "beta": 0.09})
+    with pytest.raises(IntegrityError, match="scaling: shapes do not fit"):
+        load_clock(saved)
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        {"edges": [50.0], "levels": [[0.0, 0.5, 1.0]] * 2},
+        {"edges": [40.0, 50.0, 60.0, 70.0], "levels": blood_clock().calibration.levels.tolist()},
+        {"edges": [], "levels": []},
+    ],
+    ids=["another grid", "bands without a map", "none"],
+)
+def test_a_calibration_that_does_not_fit_is_refused(saved: Path, calibration: dict[str, object]) -> None:
+    rewrite_description(saved, calibration=calibration)
+    with pytest.raises(IntegrityError, match="calibration: shapes do not fit"):
+        load_clock(saved)
+
+
+@pytest.mark.parametrize("field", ["scaling", "shape", "calibration", "gap", "hazard", "trained_on", "max_missing"])
+def test_a_description_without_a_field_is_refused(saved: Path, field: str) -> None:
+    described = json.loads((saved / "clock.json").read_text(encoding="utf-8"))
+    del described[field]
+    (saved / "clock.json").write_text(json.dumps(described), encoding="utf-8")
+    seal(saved)
+    with pytest.raises(IntegrityError, match="not a whole clock"):
+        load_clock(saved)
+
+
+def test_an_edited_description_that_cannot_be_is_refused(saved: Path) -> None:
+    rewrite_description(saved, panel={"name": "x"})
+    with pytest.raises(IntegrityError, match="not a whole clock"):
+        load_clock(saved)
+
+
+def test_errors_of_loading_are_typed_and_one_line(saved: Path) -> None:
+    (saved / "clock.json").write_text("{", encoding="utf-8")
+    with pytest.raises(HenawError) as raised:
+        load_clock(saved)
+    assert raised.value.exit_code == 2
+    assert "\n" not in str(raised.value)
+
+
+def test_answering_needs_neither_torch_nor_pickle(saved: Path) -> None:
+    """A process that loads the clock and answers imports no PyTorch, reads no pickle and says the same."""
+    rows = blood_rows(5, 9)
+    rows.to_csv(saved.parent / "rows.csv", index=False)
+    program = (
+        "import sys, pickle\n"
+        "def refuse(*a, **k): raise AssertionError('pickle')\n"
+        "pickle.load = pickle.loads = pickle.Unpickler = refuse\n"
+        "from pathlib import Path\n"
+        "import pandas as pd\n"
+        "from henaw.model.answers import answer\n"
+        "from henaw.model.storage import load_clock\n"
+        "folder = Path(sys.argv[1])\n"
+        "answers = answer(load_clock(folder), pd.read_csv(folder.parent / 'rows.csv'), 0.9)\n"
+        "assert not {'torch', 'mlflow'} & sys.modules.keys(), 'imported needlessly'\n"
+        "answers.to_json(folder.parent / 'answers.json', double_precision=15)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "-c", program, str(saved)], check=True, env=environment, timeout=120)
+    there = pd.read_json(saved.parent / "answers.json")
+    here = answer(load_clock(saved), rows, 0.9)
+    np.testing.assert_allclose(there["biological_age_years"], here["biological_age_years"], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(there["upper_years"], here["upper_years"], rtol=0, atol=1e-9)
