@@ -175,6 +175,7 @@ class Evaluation(_Section):
     """What is reported."""
 
     coverages: Annotated[list[OpenFraction], Field(min_length=1)]
+    draws: Count
 
 
 class Tracking(_Section):

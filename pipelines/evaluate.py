@@ -1,9 +1,10 @@
-"""Stage evaluate: a clock on people it has never seen → report and figures."""
+"""Stage evaluate: a clock on people it has never seen, beside the clocks used instead → report and figures."""
 
 from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pandas as pd
 import typer
 
@@ -12,26 +13,26 @@ from henaw.console import ProgressLine, run_stage
 from henaw.data.panel import Panel
 from henaw.data.splits import split
 from henaw.errors import BadInput
-from henaw.evaluation import plots
-from henaw.evaluation.report import Report, evaluate
+from henaw.evaluation import gallery
+from henaw.evaluation.evaluate import evaluate
+from henaw.evaluation.report import Report
+from henaw.evaluation.report_text import markdown
 from henaw.model.clock import Clock
 from henaw.registry import tracking
 from henaw.registry.versions import load_version
-from henaw.training.fit import people_arrays
 from henaw.validation.clean import clean, judge
 
 
-def run(config: Config, clock: Clock, table: pd.DataFrame) -> Report:
-    """Evaluate ``clock`` on ``table``; metrics, report and figures go to the active run."""
-    biomarkers, sex, age = people_arrays(table, clock.panel)
-    distribution = clock.predict(biomarkers, sex, age)
-    report = evaluate(distribution, age, table["sex"], config.evaluation.coverages)
+def run(config: Config, clock: Clock, train: pd.DataFrame, test: pd.DataFrame) -> Report:
+    """Evaluate ``clock`` on ``test``, beside references fitted to ``train``; all of it goes to the active run."""
+    coverages = config.evaluation.coverages
+    evaluated = evaluate(clock, train, test, coverages, config.evaluation.draws, config.seed)
+    report = evaluated.report
     tracking.log_metrics(report.metrics)
     tracking.log_json(report.to_dict(), "evaluation.json")
-    tracking.log_text(report.markdown(), "evaluation.md")
-    tracking.log_figure(plots.predicted_against_true(age, distribution.median), "predicted_against_true")
-    tracking.log_figure(plots.calibration(distribution.cdf(age)), "calibration")
-    tracking.log_figure(plots.age_gap_by_age(age, distribution.median), "residuals_by_age")
+    tracking.log_text(markdown(report), "evaluation.md")
+    for name, figure in gallery.figures(evaluated, coverages):
+        tracking.log_figure(figure, name)
     return report
 
 
@@ -44,8 +45,10 @@ def main(profile: str = "default", data: str = "", overrides: str = "", model: s
         with ProgressLine().stage("evaluate"):
             panel = _same_panel(config, clock.panel)
             table, _ = clean(judge(config, panel), config, panel)
-            report = run(config, clock, table.iloc[split(table, config.split, config.seed).test])
-    typer.echo(report.markdown())
+            parts = split(table, config.split, config.seed)
+            train = table.iloc[np.union1d(parts.train, parts.calibration)]
+            report = run(config, clock, train, table.iloc[parts.test])
+    typer.echo(report.summary())
 
 
 def _same_panel(config: Config, panel: Panel) -> Panel:

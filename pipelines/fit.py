@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from henaw.config import Config
 from henaw.console import ProgressLine
 from henaw.data.panel import Panel
 from henaw.data.splits import split
-from henaw.evaluation import plots
+from henaw.evaluation import training_plots
 from henaw.model.clock import Clock
 from henaw.registry import tracking
 from henaw.training.fit import fit_clock
@@ -19,9 +20,10 @@ from henaw.training.telemetry import Events, Listeners
 
 @dataclass(frozen=True)
 class Fitted:
-    """The clock, and the people that it has never seen."""
+    """The clock; the people that it was made from, calibration included; and those that it has never seen."""
 
     clock: Clock
+    train: pd.DataFrame
     test: pd.DataFrame
 
 
@@ -63,6 +65,7 @@ def run(config: Config, panel: Panel, table: pd.DataFrame, progress: ProgressLin
     )
     tracking.log_json(history, "history.json")
     loss = {"age": "CRPS (years)", "mortality": "negative log likelihood (nats)"}
-    tracking.log_figure(plots.loss_curves(history, loss[config.target]), "loss")
-    tracking.log_figure(plots.gradient_norms(history, config.training.clip_norm), "gradient_norms")
-    return Fitted(clock, table.iloc[parts.test])
+    tracking.log_figure(training_plots.loss_curves(history, loss[config.target]), "loss")
+    tracking.log_figure(training_plots.gradient_norms(history, config.training.clip_norm), "gradient_norms")
+    seen = np.union1d(parts.train, parts.calibration)
+    return Fitted(clock, table.iloc[seen], table.iloc[parts.test])

@@ -33,8 +33,8 @@ def run(config: Config) -> tuple[Report, Version]:
         with tracking.child_run("train"), progress.stage("train"):
             fitted = fit.run(config, panel, table, progress)
         with tracking.child_run("evaluate"), progress.stage("evaluate"):
-            report = evaluate.run(config, fitted.clock, fitted.test)
-        tracking.log_metrics(report.metrics)  # on the parent too: that is the row people compare
+            report = evaluate.run(config, fitted.clock, fitted.train, fitted.test)
+        tracking.log_metrics(report.main)  # on the parent too: that is the row people compare
         with (
             tracking.child_run("register"),
             progress.stage("register"),
@@ -57,7 +57,7 @@ def closing_words(report: Report, version: Version) -> str:
     return "\n".join(
         [
             "",
-            report.markdown(),
+            report.summary(),
             f"Registered {version.name} version {version.number} ({', '.join(version.aliases)}).",
             "Look at it, and serve it:",
             *(f"  {command}" for command in commands),

@@ -106,7 +106,7 @@ def people_in(participants: ArrayLike, rows: NDArray[np.bool_]) -> int:
 
 def among(rows: NDArray[np.bool_], statistic: Statistic) -> Statistic:
     """A ``statistic`` of the people in ``rows`` (n,) alone, as a function of the weights of all n."""
-    return lambda weights: statistic(weights[rows])
+    return statistic if rows.all() else lambda weights: statistic(weights[rows])
 
 
 def mean_of(scores: Array) -> Statistic:

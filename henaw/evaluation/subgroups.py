@@ -12,13 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from henaw.errors import BadInput
 from henaw.evaluation.bootstrap import Statistic, among, bootstrap, mean_of, people_in
-from henaw.evaluation.report import publishable
+from henaw.evaluation.suppression import publishable
 
 Array = NDArray[np.float64]
 Groups = Mapping[str, NDArray[np.bool_]]
 """A partition: which rows (n,) belong to each group, by the group's name; nobody in two."""
 
 AGE_EDGES = (35, 50, 65)
+MOST_MISSING = 3  # who lacks more markers stands with those who lack so many
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,16 @@ def standard_partitions(age: Array, predicted: Array, sex: ArrayLike, missing: A
     """
     sexes = np.asarray(sex, dtype=object)
     by_sex = {name: sexes == name for name in ("female", "male")}
-    numbers = np.asarray(missing, dtype=np.int64)
+    numbers = np.minimum(np.asarray(missing, dtype=np.int64), MOST_MISSING)
     return {
         "all": {"all": np.ones(len(age), dtype=np.bool_)},
         "predicted age": age_bands(predicted),
         "true age": age_bands(age),
         "sex": by_sex | {"not stated": ~(by_sex["female"] | by_sex["male"])},
-        "missing markers": {str(number): numbers == number for number in np.unique(numbers)},
+        "missing markers": {
+            f"{number} and more" if number == MOST_MISSING else str(number): numbers == number
+            for number in np.unique(numbers)
+        },
     }
 
 

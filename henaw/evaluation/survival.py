@@ -16,7 +16,7 @@ from scipy.special import ndtri
 
 from henaw.errors import BadInput
 from henaw.evaluation.bootstrap import LEVEL, Statistic, among, bootstrap, mean_of, people_in
-from henaw.evaluation.report import publishable
+from henaw.evaluation.suppression import publishable
 
 Array = NDArray[np.float64]
 
