@@ -17,7 +17,8 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 from typer.exceptions import TyperException
 
 from henaw.errors import BadInput, HenawError
@@ -37,13 +38,22 @@ def set_up_logging() -> None:
     level = os.environ.get("HENAW_LOG", "INFO").upper()
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise BadInput(f"HENAW_LOG: expected DEBUG, INFO, WARNING or ERROR, found {level!r}")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[_CurrentErrorStream()]
+    )
     logging.getLogger("henaw").setLevel(level)
     # chatter at INFO that tells a user of HENAW nothing; their warnings stay
     for name in ("mlflow", "alembic", "great_expectations"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if level != "DEBUG":
         warnings.simplefilter("ignore")
+
+
+class _CurrentErrorStream(logging.Handler):
+    """Writes to whatever standard error is now, so that a log line moves the progress line down and does not cut it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
@@ -101,6 +111,13 @@ def run_command(command: Callable[[], None]) -> int:
     return 0
 
 
+class _Eta(TimeRemainingColumn):
+    """Time that is left, where that can be known."""
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.total is None else Text("ETA ") + super().render(task)
+
+
 class ProgressLine:
     """One line that says where a run is; nothing at all where standard error is not a terminal."""
 
@@ -111,8 +128,7 @@ class ProgressLine:
             BarColumn(bar_width=24),
             TextColumn("{task.fields[detail]}"),
             TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
+            _Eta(),
             console=Console(stderr=True),
             transient=True,
             disable=not sys.stderr.isatty(),

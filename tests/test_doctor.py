@@ -7,8 +7,8 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
-import mlflow.projects._project_spec as project_spec
 import mlflow
+import mlflow.projects._project_spec as project_spec
 import pytest
 import torch
 
