@@ -32,10 +32,10 @@ ifdef PIP_FIND_LINKS
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 endif
 
-.PHONY: help setup train test test-all check format lock clean
+.PHONY: help setup train test test-all check format bench-setup bench-clocks lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## create or refresh .venv (the other targets do it by themselves)
 
@@ -81,13 +81,20 @@ format: setup ## sort imports, mend what can be mended, format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+bench-setup: setup ## install what the clocks are compared with (LightGBM, CatBoost, NGBoost)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(LOCKS)/bench.lock
+
+bench-clocks: setup ## both clocks against their bars, on NHANES (DATA=; needs bench-setup; some 20 minutes)
+	@$(BIN)/python benchmarks/bench_clocks.py "$${DATA:-../shared/data/nhanes/nhanes_adults.csv.gz}"
+
 # One resolution for Python >= 3.11 on every platform. The CUDA packages that PyPI's own torch wheel pins by itself are left
 # out: listed, they would come (gigabytes) beside a CPU wheel too. Existing pins are kept while they satisfy pyproject.toml;
 # delete a line to let it move.
 lock: setup ## write the locks anew from pyproject.toml
-	@for name in requirements dev; do \
+	@for name in requirements dev bench; do \
 	  lock=$(LOCKS)/$$name.lock; options=; \
 	  if [ $$name = dev ]; then options="--group dev --constraints $(LOCKS)/requirements.lock"; fi; \
+	  if [ $$name = bench ]; then options="--group bench --constraints $(LOCKS)/dev.lock"; fi; \
 	  env -u UV_FIND_LINKS $(BIN)/uv pip compile pyproject.toml $$options --quiet --universal --python-version 3.11 \
 	    --no-annotate --no-header --no-emit-index-url --output-file $$lock >/dev/null; \
 	  { echo "# Written by \`make lock\` from pyproject.toml: every package, for Python >= 3.11 on Linux and macOS."; \

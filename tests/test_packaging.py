@@ -56,6 +56,12 @@ def test_locks_hold_what_pyproject_pins(project):
     assert runtime.items() <= locked("requirements.lock").items()
     assert development.items() <= locked("dev.lock").items()
     assert locked("requirements.lock").items() <= locked("dev.lock").items()
+    assert pins(project["dependency-groups"]["bench"]).items() <= locked("bench.lock").items()
+    assert locked("requirements.lock").items() <= locked("bench.lock").items()  # installing it changes nothing else
+
+
+def test_what_benchmarks_compare_with_is_no_dependency(project):
+    assert not pins(project["dependency-groups"]["bench"]).keys() & locked("dev.lock").keys()
 
 
 def test_build_backend_is_the_locked_one(project):
@@ -67,7 +73,7 @@ def test_citation_names_this_version():
     assert citation["version"] == henaw.__version__
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "dev.lock"])
+@pytest.mark.parametrize("lock", ["requirements.lock", "dev.lock", "bench.lock"])
 def test_locks_name_no_address_and_no_cuda_package(lock):
     text = (LOCKS / lock).read_text(encoding="utf-8")
     assert "://" not in text
