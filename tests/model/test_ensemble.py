@@ -115,6 +115,7 @@ def test_an_untrained_network_predicts_about_the_training_ages_and_its_members_d
     shape = replace(SHAPE, head=head)
     made = EnsembleNetwork(shape, 0.0, torch.Generator().manual_seed(0))
     outputs = forward(shape, weights(made), inputs(500))
+    np.testing.assert_allclose(outputs.mean(axis=(0, 1)), head.initial_bias(), atol=0.3)
     low, median, high = np.moveaxis(head.quantiles(outputs, np.array([-1.3, 0, 1.3]), np.full(500, 50.0)), -1, 0)
     np.testing.assert_allclose(median.mean(), 50, atol=2)
     assert (high - low > 10).all()

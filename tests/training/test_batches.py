@@ -152,7 +152,10 @@ def test_noise_is_of_its_size_on_what_is_present_and_nowhere_else() -> None:
     inputs, ages = joined(epoch(2000, 500, 0.2, noise=0.3))
     scaled, present, sex = inputs.split([FEATURES, FEATURES, 1], dim=-1)
     rows = ages.long()
-    added = (scaled - people.scaled[rows])[present == 1]
+    noise = scaled - people.scaled[rows]
+    added = noise[present == 1]
+    seen_by_both = (present[0] == 1) & (present[1] == 1)
+    assert (noise[0] != noise[1])[seen_by_both].float().mean() > 0.99, "members have noise of their own"
     assert float(added.std()) == pytest.approx(0.3, rel=0.02)
     assert float(added.mean()) == pytest.approx(0, abs=0.01)
     assert (scaled[present == 0] == 0).all()
