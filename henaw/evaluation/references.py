@@ -59,7 +59,7 @@ def reference_predictions(
         makers[PHENOAGE] = partial(_phenoage, test, grid)
     if len(grid):
         survivors = {AGE_ALONE: ("age alone", age_alone), LINEAR: ("linear Gompertz", markers_sex_and_age(panel))}
-        if has_phenoage:
+        if has_phenoage and set(PHENOAGE_COLUMNS) <= set(train.columns):
             survivors[PHENOAGE_SEX] = ("PhenoAge and sex, refitted", phenoage_and_sex)
         for name, (title, covariates) in survivors.items():
             makers[name] = partial(_gompertz, title, covariates, train, test, grid)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from henaw.evaluation import plots
-from henaw.evaluation.report import SMALLEST_CELL
+from henaw.evaluation import plots, style, training_plots
+from henaw.evaluation.suppression import SMALLEST_CELL
 
 
 def cohort(people, seed=0):
@@ -31,9 +31,9 @@ def every_figure(people, epochs):
     return {
         "predicted_against_true": plots.predicted_against_true(age, predicted),
         "calibration": plots.calibration(norm.cdf(age, predicted, sd)),
-        "loss": plots.loss_curves(history(epochs), "CRPS (years)"),
-        "gradients": plots.gradient_norms(history(epochs), clip_norm=1.0),
-        "age_gap": plots.age_gap_by_age(age, predicted),
+        "loss": training_plots.loss_curves(history(epochs), "CRPS (years)"),
+        "gradients": training_plots.gradient_norms(history(epochs), clip_norm=1.0),
+        "age_gap": plots.age_gap_by_age(age, predicted, predicted - age),
     }
 
 
@@ -56,7 +56,7 @@ def test_every_figure_draws_and_is_saved_in_both_formats(tmp_path, people, epoch
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name, figure in every_figure(people, epochs).items():
-            paths = plots.save(figure, tmp_path, name)
+            paths = style.save(figure, tmp_path, name)
             assert [path.name for path in paths] == [f"{name}.png", f"{name}.svg"]
             assert paths[0].read_bytes().startswith(b"\x89PNG")
             assert ET.parse(paths[1]).getroot().tag.endswith("svg")
@@ -113,17 +113,22 @@ def test_ages_in_whole_years_leave_no_stripes():
 def test_nobody_stands_out(tmp_path):
     age, predicted, _ = cohort(2_000)
     age[0], predicted[0] = 97.03125, 141.28125
-    for name, draw in {"density": plots.predicted_against_true, "gap": plots.age_gap_by_age}.items():
+
+    def gaps(age, predicted):
+        return plots.age_gap_by_age(age, predicted, predicted - age)
+
+    for name, draw in {"density": plots.predicted_against_true, "gap": gaps}.items():
         alone = draw(age, predicted)
         assert alone.axes[0].get_xlim() == draw(age[1:], predicted[1:]).axes[0].get_xlim()
         assert alone.axes[0].get_ylim()[1] < 130
-        assert "97.03" not in plots.save(alone, tmp_path, name)[1].read_text()
+        assert "97.03" not in style.save(alone, tmp_path, name)[1].read_text()
 
 
 def test_quantiles_of_the_age_gap_are_those_of_each_band():
     age = np.repeat([22.0, 33.0], 101)
     gap = np.concatenate([np.linspace(-10, 10, 101), np.linspace(0, 20, 101)])
-    axes = plots.age_gap_by_age(age, age + gap).axes[0]
+    before, axes = plots.age_gap_by_age(age, age + 2 * gap, gap).axes
+    assert [bar.get_y() for bar in before.containers[0]] == [-16, 4]
     outer, inner = axes.containers
     assert [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in outer] == [(-8, 8), (2, 18)]
     assert [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in inner] == [(-5, 5), (5, 15)]
@@ -139,7 +144,7 @@ def test_a_quantile_needs_five_people_on_either_side(people, drawn):
 
 def test_a_band_of_few_people_is_left_out_and_said_so():
     age = np.array([22.0] * 60 + [68.0] * 4)
-    figure = plots.age_gap_by_age(age, age + np.arange(64.0))
+    figure = plots.age_gap_by_age(age, age + np.arange(64.0), np.arange(64.0))
     assert len(figure.axes[0].containers[0]) == 1
     assert figure.axes[0].get_xlim() == (20, 25)
     assert "Left out" in text_of(figure)
@@ -179,19 +184,19 @@ def test_figures_of_very_few_are_withheld(people):
 def test_the_best_epoch_is_that_of_the_lowest_validation_loss():
     losses = [9.0, 7.25, float("nan"), 7.5]
     records = [record | {"validation_loss": loss} for record, loss in zip(history(4), losses, strict=True)]
-    axes = plots.loss_curves(records, "CRPS (years)").axes[0]
+    axes = training_plots.loss_curves(records, "CRPS (years)").axes[0]
     (mark,) = [line for label, line in lines(axes).items() if label.startswith("lowest")]
     assert mark.get_label() == "lowest validation loss: 7.25 (epoch 2)"
     assert list(mark.get_xdata()) == [2, 2]
 
 
 def test_a_run_without_a_finite_loss_still_draws():
-    axes = plots.loss_curves(history(3, validation_loss=float("nan")), "CRPS (years)").axes[0]
+    axes = training_plots.loss_curves(history(3, validation_loss=float("nan")), "CRPS (years)").axes[0]
     assert not any(label.startswith("lowest") for label in lines(axes))
 
 
 def test_gradients_show_norm_limit_and_clipped_share():
-    norms, clipped = plots.gradient_norms(history(3), clip_norm=1.5).axes
+    norms, clipped = training_plots.gradient_norms(history(3), clip_norm=1.5).axes
     assert list(lines(norms)["mean over steps and members"].get_ydata()) == [0.7] * 3
     assert list(lines(norms)["clipped above 1.5"].get_ydata()) == [1.5, 1.5]
     assert [bar.get_height() for bar in clipped.patches] == [25.0] * 3
