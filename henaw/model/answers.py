@@ -62,7 +62,8 @@ def answer(clock: Clock, rows: pd.DataFrame, coverage: float, *, quantiles: bool
     Returns:
         One row for each of ``rows``, same index: ``output_columns`` (ages in years, risks as probabilities).
         ``status`` is ``ok``, ``warn`` (an extrapolation beyond the training range) or ``abstain`` (no numbers:
-        ``None``); ``flags`` names the reasons, separated by ``;``. A column of numbers is of dtype object only where a row abstains.
+        ``None``); ``flags`` names the reasons, separated by ``;``. A column of numbers is of dtype object only where a
+        row abstains.
 
     Raises:
         BadInput: a column is missing, repeated or not numeric, or ``coverage`` is impossible.

@@ -78,7 +78,8 @@ def _level_map(pit: Array, shrinkage: float) -> Array:
     people = len(pit)
     if not people:
         return GRID
-    empirical = np.quantile(pit, np.clip(GRID * (people + 1) / people, 0.0, 1.0))
+    # Weibull: the k-th of n stands for level k/(n + 1), which exchangeability promises somebody new, at both ends
+    empirical = np.quantile(pit, GRID, method="weibull")
     # a positive weight of the identity keeps the map strictly ascending, and so invertible
     mixed: Array = (people * empirical + shrinkage * GRID) / (people + shrinkage)
     mixed[[0, -1]] = 0.0, 1.0

@@ -59,7 +59,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, np.ndarray):
-        return np.where(np.isnan(value), None, value.astype(object)).tolist()
+        cells = value.astype(object)
+        cells[np.isnan(value)] = None
+        return cells.tolist()
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     return value
