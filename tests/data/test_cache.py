@@ -341,8 +341,9 @@ def panel() -> Panel:
 @pytest.fixture
 def config(tmp_path: Path, panel: Panel, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
-    header = ",".join(["participant_id", "eid", "age_years", "sex", "cycle", "pregnant", *panel.names])
-    (tmp_path / "t.csv").write_text(f"{header}\n" + "1,2,50,male,a,0" + ",1.5" * 9 + "\n")
+    identity = ["participant_id", "eid", "age_years", "sex", "cycle", "pregnant", "died", "followup_months"]
+    header = ",".join([*identity, *panel.names])
+    (tmp_path / "t.csv").write_text(f"{header}\n" + "1,2,50,male,a,0,0,60" + ",1.5" * 9 + "\n")
     return changed(load_config(data=str(tmp_path / "t.csv")), {"state": {"folder": str(tmp_path / ".henaw")}})
 
 
@@ -373,6 +374,9 @@ def test_any_change_of_what_the_cohort_follows_from_is_another_key(
         {"cohort": {"exclude": {"pregnant": [1]}}},
         {"cohort": {"exclude": {"pregnant": [2]}}},
         {"cohort": {"complete_panel": True}},
+        {"cohort": {"require": ["pregnant"]}},
+        {"cohort": {"floors": {"crp_mg_l": 2.1}}},
+        {"target": "mortality"},
         {"validation": {"max_set_aside": 0.3}},
         {"split": {"by": "column", "column": "cycle", "test": ["a"]}},
     ):
@@ -402,4 +406,4 @@ def test_any_change_of_what_the_cohort_follows_from_is_another_key(
     source = tmp_path / "t.csv"
     source.write_text(source.read_text().replace("1.5", "1.6", 1))
     keys["source"] = cache_key(config, panel)
-    assert len(set(keys.values())) == len(keys) == 20
+    assert len(set(keys.values())) == len(keys) == 23
