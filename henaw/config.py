@@ -7,6 +7,7 @@ code reads and the file lacks fails every test at once. This module is also the 
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 import re
 import shlex
@@ -16,7 +17,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from henaw.errors import BadInput
 
@@ -62,22 +71,38 @@ def _strictly_ascending(levels: list[float]) -> list[float]:
     return levels
 
 
+def _day(value: object) -> object:
+    text = value.isoformat() if type(value) is dt.date else value  # YAML knows dates
+    try:
+        valid = dt.date.fromisoformat(str(text)).isoformat() == text
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError("expected a day as 2022-11-30")
+    return text
+
+
+Day = Annotated[str, BeforeValidator(_day)]
 AgeRange = Annotated[list[Integer], AfterValidator(_ascending)]
 
 
 class Source(_Section):
     """Where the cohort comes from."""
 
-    kind: Literal["auto", "table", "synthetic"]
+    kind: Literal["auto", "table", "ukbiobank", "synthetic"]
     data: str | None
     id_columns: list[str]
+    instance: Literal[0, 1, 2, 3, "first"]
+    with_ids: str | None
+    with_fields: list[Count]
+    censored_on: Day | None
     people: Count
     ages: AgeRange
 
     @model_validator(mode="after")
     def _data_fits_kind(self) -> Source:
-        if self.kind == "table" and self.data is None:
-            raise ValueError("kind table needs a path in source.data (on the command line: data=FILE)")
+        if self.kind in ("table", "ukbiobank") and self.data is None:
+            raise ValueError(f"kind {self.kind} needs a path in source.data (on the command line: data=FILE)")
         if self.kind == "synthetic" and self.data is not None:
             raise ValueError("kind synthetic reads no data, yet source.data is set")
         return self
@@ -205,13 +230,6 @@ class Config(_Section):
     tracking: Tracking
 
     @property
-    def source_kind(self) -> Literal["table", "synthetic"]:
-        """``source.kind`` with ``auto`` decided."""
-        if self.source.kind == "auto":
-            return "synthetic" if self.source.data is None else "table"
-        return self.source.kind
-
-    @property
     def model_name(self) -> str:
         """``tracking.model_name`` with ``null`` decided by the target."""
         return self.tracking.model_name or {"age": "henaw", "mortality": "henaw-mortality"}[self.target]
@@ -303,7 +321,7 @@ def _defaults() -> dict[str, Any]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: the 30th of February
         raise BadInput(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise BadInput(f"{path}: expected settings as key: value")
@@ -365,5 +383,5 @@ def _parse_overrides(text: str) -> Iterator[tuple[str, Any]]:
             raise BadInput(f"overrides: {pair!r}: expected key=value")
         try:
             yield key, yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise BadInput(f"overrides: {key}: {value!r} is not a YAML value") from None

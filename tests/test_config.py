@@ -148,10 +148,16 @@ def test_values_with_spaces_are_quoted_as_in_a_shell() -> None:
     assert config.source.data == "my table.csv"
 
 
-def test_the_kind_of_source_follows_from_data_unless_it_is_named() -> None:
-    assert load_config().source_kind == "synthetic"
-    assert load_config(data="t.csv").source_kind == "table"
-    assert load_config(overrides="source.kind=synthetic").source_kind == "synthetic"
+@pytest.mark.parametrize("day", ["2022-13-30", "2022-02-30", "30.11.2022", "20221130", "2022-11-30T00:00:00", "5"])
+def test_a_day_that_is_none(day: str) -> None:
+    with pytest.raises(BadInput, match=r"censored_on: (expected a day as 2022-11-30|.* is not a YAML value)$"):
+        load_config(overrides=f"source.censored_on={day}")
+
+
+def test_a_day_survives_the_way_through_yaml() -> None:
+    config = load_config(overrides="source.censored_on=2022-11-30")
+    assert config.source.censored_on == "2022-11-30"
+    assert validate_config(yaml.safe_load(config.to_yaml())) == config
 
 
 @pytest.mark.parametrize("written", ["3e-3", "3E-3", "+3e-3", ".3e-2", "3.e-3", "3.0e-3", "0.003"])

@@ -6,17 +6,20 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from henaw.config import Config, asset_folder
-from henaw.data.files import digest_file, digest_values
+from henaw.data.files import digest_file, digest_values, remembered_digest
 from henaw.data.panel import Panel, load_biomarkers
 from henaw.data.participants import load_or_create_key, participant_ids, pseudonyms, publishable
 from henaw.data.synthetic import synthetic_table
 from henaw.data.table import read_table, require_columns, table_columns
+from henaw.data.ukb_exports import is_export
+from henaw.data.ukbiobank import EID, export_files, read_ukbiobank
 from henaw.errors import BadInput
 
 logger = logging.getLogger(__name__)
@@ -50,15 +53,19 @@ def read_cohort(config: Config, panel: Panel) -> Cohort:
         BadInput: a file, column, cell or id that cannot be used.
         EnvironmentProblem: the pseudonym key cannot be read or written.
     """
+    kind = source_kind(config)
     columns = _Columns.of(config, panel)
     digest = source_digest(config, panel)
-    if config.source_kind == "synthetic":
+    if kind == "synthetic":
         rows, id_columns = _draw_synthetic(config, columns), [_SYNTHETIC_ID]
+    elif kind == "ukbiobank":
+        biomarkers, state = measured(config, panel).biomarkers, Path(config.state.folder)
+        rows, id_columns = read_ukbiobank(config.source, biomarkers, columns.asked, state), [EID]
     else:
         path, id_columns = _path(config), config.source.id_columns
         rows = read_table(path, numbers=columns.numbers, texts=[*columns.texts, *id_columns], optional=columns.optional)
-        if source_digest(config, panel) != digest:
-            raise BadInput(f"{path}: changed while it was read; run again when it is complete")
+    if source_digest(config, panel) != digest:
+        raise BadInput(f"{config.source.data}: changed while it was read; run again when it is complete")
     ids = participant_ids(rows, id_columns)
     table = rows[[name for name in columns.kept if name in rows]]
     table.insert(0, PARTICIPANT, pseudonyms(ids, load_or_create_key(Path(config.state.folder))))
@@ -66,27 +73,46 @@ def read_cohort(config: Config, panel: Panel) -> Cohort:
     for name, limit in config.cohort.floors.items():
         # below zero there is no measurement: that is for validation to find
         table[name] = table[name].mask(table[name].between(0, limit), limit)
-    logger.info("read %d rows of %d participants (%s)", len(table), table[PARTICIPANT].nunique(), config.source_kind)
-    return Cohort(table, digest, config.source_kind)
+    logger.info("read %d rows of %d participants (%s)", len(table), table[PARTICIPANT].nunique(), kind)
+    return Cohort(table, digest, kind)
+
+
+def source_kind(config: Config) -> str:
+    """``source.kind``, with ``auto`` decided by what ``source.data`` looks like."""
+    if config.source.kind != "auto":
+        return config.source.kind
+    if config.source.data is None:
+        return "synthetic"
+    return "ukbiobank" if is_export(_path(config)) else "table"
 
 
 def source_digest(config: Config, panel: Panel) -> str:
     """What the cohort is made of: the source's bytes and the settings of reading, in 64 hexadecimal digits.
 
-    The file is hashed, not parsed; its name and place do not count.
+    Files are hashed, not parsed; their names and places do not count.
 
     Raises:
         BadInput: the file lacks a column, or cannot be read.
     """
+    kind = source_kind(config)
     columns = _Columns.of(config, panel)
-    reading = {"kind": config.source_kind, "kept": columns.kept, "floors": config.cohort.floors}
-    if config.source_kind == "synthetic":
+    reading: dict[str, Any] = {"kind": kind, "kept": columns.kept, "floors": config.cohort.floors}
+    if kind == "synthetic":
         drawn = {"people": config.source.people, "ages": config.source.ages, "seed": config.seed}
-        biomarkers = asset_folder("mlproject") / "panels" / "biomarkers.yaml"
-        return digest_values(reading | drawn | {"files": [digest_file(_summaries()), digest_file(biomarkers)]})
+        catalog = asset_folder("mlproject") / "panels" / "biomarkers.yaml"
+        return digest_values(reading | drawn | {"files": [digest_file(_summaries()), digest_file(catalog)]})
+    memory = Path(config.state.folder) / "digests.json"
+    if kind == "ukbiobank":
+        biomarkers = measured(config, panel).biomarkers
+        exports = export_files(config.source, biomarkers, columns.asked)
+        reading |= config.source.model_dump(include={"instance", "with_fields", "censored_on"})
+        reading["ids"] = digest_file(Path(config.source.with_ids)) if config.source.with_ids else None
+        reading["biomarkers"] = [marker.model_dump(mode="json") for marker in biomarkers]
+        return digest_values(reading | {"bytes": sorted(remembered_digest(file, memory) for file in exports)})
     path = _path(config)
     _check_header(path, config, panel, columns)
-    return digest_values(reading | {"id_columns": config.source.id_columns, "bytes": digest_file(path)})
+    digest = remembered_digest(path, memory)
+    return digest_values(reading | {"id_columns": config.source.id_columns, "bytes": digest})
 
 
 def measured(config: Config, panel: Panel) -> Panel:

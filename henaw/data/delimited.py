@@ -43,11 +43,11 @@ _BATCH_ROWS = 65_536
 _WORKERS = min(4, os.cpu_count() or 1)
 
 
-def delimited_columns(path: Path, delimiter: str, *, gzipped: bool) -> list[str]:
-    """The header of the file at ``path``.
+def header_line(path: Path, *, gzipped: bool) -> str:
+    """The first line of the file at ``path``, without its end.
 
     Raises:
-        BadInput: compressed or not against its name, cut short, not UTF-8, no header, or another delimiter.
+        BadInput: empty, compressed or not against its name, cut short, not UTF-8, no such line.
     """
     with _errors_in_our_words(path), _opened(path, gzipped=gzipped) as stream:
         head = stream.read(_HEADER_BYTES).removeprefix(b"\xef\xbb\xbf")
@@ -63,13 +63,26 @@ def delimited_columns(path: Path, delimiter: str, *, gzipped: bool) -> list[str]
     if not more and len(head) >= _HEADER_BYTES:
         raise BadInput(f"{path}: a header of more than {_HEADER_BYTES >> 20} MiB")
     try:
-        names = next(csv.reader(io.StringIO(first_line.decode("utf-8")), delimiter=delimiter, strict=True))
+        return first_line.decode("utf-8")
     except UnicodeDecodeError:
         raise BadInput(f"{path}: is not UTF-8; expected text in UTF-8") from None
+
+
+def delimited_columns(path: Path, delimiter: str, *, gzipped: bool) -> list[str]:
+    """The header of the file at ``path``.
+
+    Raises:
+        BadInput: as ``header_line``, or no names, or another delimiter.
+    """
+    header = header_line(path, gzipped=gzipped)
+    try:
+        names = next(csv.reader(io.StringIO(header), delimiter=delimiter, strict=True))
     except csv.Error:
         raise BadInput(f"{path}: header with a quotation mark that is not closed") from None
     if len(names) == 1 and (other := [mark for mark in ",;\t|" if mark in names[0]]):
-        raise BadInput(f"{path}: columns separated by {other[0]!r}; expected {delimiter!r} (.csv: commas, .tsv: tabs)")
+        raise BadInput(
+            f"{path}: columns separated by {other[0]!r}; expected {delimiter!r} (.csv: commas, .tsv and .tab: tabs)"
+        )
     if sum(name.strip().lstrip("-").replace(".", "", 1).isdigit() for name in names) * 2 > len(names):
         raise BadInput(f"{path}: first line holds numbers; expected the names of the columns")
     return names
@@ -162,7 +175,6 @@ def _blocks(path: Path, stream: IO[bytes]) -> Iterator[_Block]:
             raise BadInput(
                 f"{path}: a line of more than {_LONGEST_LINE >> 20} MiB, or a quotation mark that is never closed"
             )
-        ring.rotate()
         if 4 * len(tail) > len(ring[0]):
             ring[0] = bytearray(8 * -(-len(tail) // WORD) * WORD)
         memory, size = ring[0], len(ring[0]) // 2
@@ -187,6 +199,7 @@ def _blocks(path: Path, stream: IO[bytes]) -> Iterator[_Block]:
             quotes = quotes[: stop // WORD]
             quotes[-1] &= np.uint64((1 << end % WORD) - 1)
             yield _Block(text[:stop], quotes, scratch[:stop])
+            ring.rotate()
     if tail:
         raise BadInput(f"{path}: a quotation mark is opened and never closed; expected them in pairs")
 

@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 _TEMPORARY_SUFFIX = ".tmp"
 _BLOCK_BYTES = 1 << 20
+_WORTH_REMEMBERING = 1 << 26
+_REMEMBERED = 1000
+_TICK_SECONDS = 2.0
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], mode: int = 0o600) -> None:
@@ -82,6 +85,44 @@ def digest_file(path: Path) -> str:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def remembered_digest(path: Path, memory: Path) -> str:
+    """``digest_file``, looked up in the file ``memory`` as long as ``path`` is untouched: for files of gigabytes.
+
+    Untouched means the same place, size and times of change. Small files are read every time.
+
+    Raises:
+        EnvironmentProblem: ``path`` cannot be read, or ``memory`` not written.
+    """
+    with _disk_errors(path, "read"):
+        before = path.stat()
+        if before.st_size < _WORTH_REMEMBERING:
+            return digest_file(path)
+        identity = digest_values([str(path.resolve()), before.st_dev, before.st_ino, *_state(before)])
+        known = _known(memory)
+        if identity in known:
+            return known[identity]
+        digest = digest_file(path)
+        # Changes within the tick of the clock leave no trace in the times.
+        settled = time.time() - max(before.st_mtime, before.st_ctime) > _TICK_SECONDS
+        if settled and _state(path.stat()) == _state(before):
+            private_folder(memory.parent)
+            recent = dict(list(known.items())[-_REMEMBERED:]) | {identity: digest}
+            write_atomically(memory, lambda temporary: temporary.write_text(json.dumps(recent)))
+    return digest
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _known(memory: Path) -> dict[str, str]:
+    try:
+        known = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def digest_values(values: Any) -> str:

@@ -40,6 +40,7 @@ class Biomarker(BaseModel):
     transform: Transform
     plausible: Annotated[tuple[float, float], AfterValidator(_ordered)]
     ukb_field: int | None = None
+    ukb_average: bool = False
 
     @model_validator(mode="after")
     def _transformable(self) -> Biomarker:

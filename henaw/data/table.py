@@ -22,16 +22,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from henaw.data.delimited import delimited_batches, delimited_columns
+from henaw.data.delimited import delimited_batches, delimited_columns, header_line
 from henaw.errors import BadInput
 
-MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
+MISSING = ("", ".", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
 """What a cell without a value may say."""
 
-SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".tab", ".tab.gz", ".txt", ".txt.gz", ".parquet")
+"""Endings of a table's name: commas in .csv, tabs in .tsv, .tab and .txt."""
 
 _BATCH_ROWS = 65_536
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+def table_header(path: Path) -> str:
+    """The names of the columns of the table at ``path`` as they stand there, unparsed: what kind of table is it?
+
+    Raises:
+        BadInput: no such file, not a regular file, empty, or not what its name says.
+    """
+    suffix = _checked_suffix(path)
+    if suffix == ".parquet":
+        return "\t".join(table_columns(path))
+    return header_line(path, gzipped=suffix.endswith(".gz"))
 
 
 def table_columns(path: Path) -> list[str]:
@@ -142,7 +155,7 @@ def _checked_suffix(path: Path) -> str:
 
 
 def _delimiter(suffix: str) -> str:
-    return "\t" if suffix.startswith(".tsv") else ","
+    return "," if suffix.startswith(".csv") else "\t"
 
 
 def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
