@@ -54,8 +54,8 @@ def normed(weights: Array | None) -> Array:
 def test_nodes_integrate_over_the_level() -> None:
     """E[Z⁰], E[Z], E[Z²], E[Z⁴] and E[exp(Z)] of a standard Gaussian."""
     for function, expected in ((np.ones_like, 1), (np.positive, 0), (np.square, 1), (np.exp, np.exp(0.5))):
-        assert function(NODES) @ NODE_WEIGHTS == pytest.approx(expected, abs=1e-12)
-    assert pytest.approx(3, abs=1e-12) == NODES**4 @ NODE_WEIGHTS
+        assert function(NODES) @ NODE_WEIGHTS == pytest.approx(expected, abs=1e-8)
+    assert pytest.approx(3, abs=1e-7) == NODES**4 @ NODE_WEIGHTS
     assert (NODE_WEIGHTS > 0).all()
 
 
@@ -148,9 +148,9 @@ def test_variances_add_up_for_every_form_of_member(head: QuantileHead, weights: 
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(("head", "years"), [(UNBENT, 0.001), (BENT, 0.15), (BOUNDED, 0.15)], ids=["0", "3", "5 knots"])
+@pytest.mark.parametrize(("head", "years"), [(UNBENT, 0.001), (BENT, 0.03), (BOUNDED, 0.03)], ids=["0", "3", "5 knots"])
 def test_the_nodes_stand_for_twenty_thousand_levels(head: QuantileHead, years: float, seed: int) -> None:
-    """To a thousandth of a year where quantile functions are smooth; a bend between two nodes costs up to a tenth."""
+    """To a thousandth of a year where quantile functions are smooth; a bend between two nodes costs a few hundredths."""
     dense = members_of(head, MIDPOINTS, seed)
     found, center = barycenter_moments(members_of(head, NODES, seed)), dense.mean(axis=0)
     np.testing.assert_allclose(found.mean, center.mean(axis=1), atol=years)
@@ -175,7 +175,7 @@ def test_members_that_agree_do_not_disagree() -> None:
     found = barycenter_moments(quantiles)
     np.testing.assert_array_equal(barycenter(quantiles), quantiles[0])
     np.testing.assert_array_equal(found.disagreement, 0)
-    np.testing.assert_allclose(found.sd, 3.25, rtol=1e-12)
+    np.testing.assert_allclose(found.sd, 3.25, rtol=1e-9)
 
 
 def test_nobody_is_no_error() -> None:
