@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from henaw.errors import BadInput
 from henaw.evaluation.age_scores import age_scores, misplaced_of, mixture_scores, spread_scores
@@ -66,6 +67,14 @@ def evaluate(
         BadInput: nobody to evaluate, or an age that is missing.
     """
     _check(test)
+    # the products are small: where cores are shared, threads of BLAS wait for each other longer than they work
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _evaluated(clock, train, test, coverages, draws, seed)
+
+
+def _evaluated(
+    clock: Clock, train: pd.DataFrame, test: pd.DataFrame, coverages: Sequence[float], draws: int, seed: int
+) -> Evaluated:
     biomarkers, sex, age = people_arrays(test, clock.panel)
     distribution = clock.predict(biomarkers, sex, age)
     people, participants = People.of(test), test["participant"].to_numpy(dtype=object)
