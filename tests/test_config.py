@@ -78,7 +78,7 @@ def test_the_models_have_no_defaults_of_their_own(own_settings: Path) -> None:
 def test_a_profile_holds_only_what_differs(profile: str) -> None:
     default = dict(leaves(yaml.safe_load(DEFAULT)))
     changes = dict(leaves(yaml.safe_load((SETTINGS / "profiles" / f"{profile}.yaml").read_text(encoding="utf-8"))))
-    data = "table.csv" if profile.startswith("nhanes") else ""
+    data = "table.csv" if profile.startswith(("nhanes", "ukb")) else ""
     extended = load_config(changes.pop("extends", "default"), data=data).model_dump()
     assert 0 < len(changes) < len(default) / 2
     base, resolved = dict(leaves(extended)), dict(leaves(load_config(profile, data=data).model_dump()))
@@ -192,7 +192,9 @@ def test_text_that_looks_like_a_number_stays_text_where_text_is_meant() -> None:
 
 def test_settings_survive_their_yaml(tmp_path: Path) -> None:
     for profile in available_profiles():
-        config = load_config(profile, "a: b.csv" if "nhanes" in profile else "", "training.learning_rate=1e-5 seed=7")
+        config = load_config(
+            profile, "a: b.csv" if profile.startswith(("nhanes", "ukb")) else "", "training.learning_rate=1e-5 seed=7"
+        )
         assert validate_config(yaml.safe_load(config.to_yaml())) == config
 
 

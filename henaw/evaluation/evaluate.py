@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from henaw.errors import BadInput
 from henaw.evaluation.age_scores import age_scores, misplaced_of, mixture_scores, spread_scores

@@ -157,7 +157,11 @@ BAD_FILES: dict[str, tuple[str, str | bytes, str]] = {
     "header only": ("t.csv", HEADER, "no rows after the header"),
     "header only, unterminated": ("t.csv", HEADER.strip(), "no rows after the header"),
     "no header": ("t.csv", f"7,{SECRET},male,1.5\n8,63,male,2\n", "first line holds numbers; expected the names"),
-    "semicolons": ("t.csv", GOOD.replace(",", ";"), "separated by ';'; expected ',' (.csv: commas, .tsv and .tab: tabs)"),
+    "semicolons": (
+        "t.csv",
+        GOOD.replace(",", ";"),
+        "separated by ';'; expected ',' (.csv: commas, .tsv and .tab: tabs)",
+    ),
     "tabs in a .csv": ("t.csv", GOOD.replace(",", "\t"), "columns separated by '\\t'; expected ','"),
     "commas in a .tsv": ("t.tsv", GOOD, "columns separated by ','; expected '\\t'"),
     "UTF-16": ("t.csv", GOOD.encode("utf-16"), "is UTF-16 or not text at all; expected text in UTF-8"),

@@ -150,7 +150,7 @@ def test_variances_add_up_for_every_form_of_member(head: QuantileHead, weights: 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("head", "years"), [(UNBENT, 0.001), (BENT, 0.03), (BOUNDED, 0.03)], ids=["0", "3", "5 knots"])
 def test_the_nodes_stand_for_twenty_thousand_levels(head: QuantileHead, years: float, seed: int) -> None:
-    """To a thousandth of a year where quantile functions are smooth; a bend between two nodes costs a few hundredths."""
+    """To a thousandth of a year where quantile functions are smooth; a bend between two nodes costs hundredths."""
     dense = members_of(head, MIDPOINTS, seed)
     found, center = barycenter_moments(members_of(head, NODES, seed)), dense.mean(axis=0)
     np.testing.assert_allclose(found.mean, center.mean(axis=1), atol=years)

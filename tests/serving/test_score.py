@@ -201,7 +201,7 @@ def broken(tmp_path: Path, what: str) -> Path:
         path.write_text(put(rows, path).read_text(encoding="utf-8") + f"{SECRET},1\n", encoding="utf-8")
         return path
     if what == "another ending":
-        return put(rows, tmp_path / "rows.txt")
+        return put(rows, tmp_path / "rows.xlsx")
     if what == "gzip cut short":
         gz = tmp_path / "rows.csv.gz"
         gz.write_bytes(gzip.compress(rows.to_csv(index=False).encode())[:-20])

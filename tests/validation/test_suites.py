@@ -225,7 +225,7 @@ def test_a_repeated_column_is_refused(table: pd.DataFrame, panel: Panel) -> None
 
 def test_a_biomarker_that_the_suites_do_not_know_is_refused(table: pd.DataFrame, panel: Panel) -> None:
     new = Biomarker(
-        name="new_u_l", title="New", unit="U/L", organ="liver", transform="log", plausible=(0.0, 1.0), ukb_field=1
+        name="new_u_l", title="New", unit="U/L", organ="liver", transform="log", plausible=(0.5, 1.0), ukb_field=1
     )
     wider = Panel(name="wider", title="Wider", biomarkers=(*panel.biomarkers, new))
     with pytest.raises(BadInput, match=r"new_u_l.*henaw.validation.biomarkers"):
