@@ -97,6 +97,7 @@ def delimited_batches(path: Path, delimiter: str, columns: Sequence[str], *, gzi
     """
     names = delimited_columns(path, delimiter, gzipped=gzipped)
     positions = [names.index(column) for column in columns]
+    schema = pa.schema([(column, pa.string()) for column in columns])
     pending: list[pa.RecordBatch] = []
     rows = ragged = 0
     empty = True
@@ -111,7 +112,7 @@ def delimited_batches(path: Path, delimiter: str, columns: Sequence[str], *, gzi
             line += found.newlines
             # A faulty block ends what is handed on; the rest is still read, to count.
             if not ragged:
-                pending.append(pa.record_batch(found.columns, names=list(columns)))
+                pending.append(pa.RecordBatch.from_arrays(found.columns, schema=schema))
                 rows += pending[-1].num_rows
                 empty &= not rows
             if rows >= _BATCH_ROWS:

@@ -92,22 +92,31 @@ def cells(lines: Lines, columns: Sequence[int], width: int) -> list[pa.StringArr
     Raises:
         pa.ArrowInvalid: not UTF-8.
     """
-    edges = sorted({edge for column in columns for edge in (column - 1, column)} - {-1, width - 1})
-    rank = np.array(edges, np.int32)[:, None] + lines.first
-    places = dict(zip(edges, _select(lines.separators, lines.before, rank.ravel()).reshape(rank.shape), strict=True))
-    places |= {-1: lines.starts - 1, width - 1: lines.ends}
-    starts = np.concatenate([places[column - 1] + 1 for column in columns])
-    ends = np.concatenate([places[column] for column in columns])
-    quoted = (lines.text[starts] == QUOTE) & (lines.text[ends - 1] == QUOTE) & (ends - starts >= 2)
-    starts, ends = starts + quoted, ends - quoted
-    offsets = np.zeros(len(starts) + 1, np.int32)
-    np.cumsum(ends - starts, out=offsets[1:])
-    content = lines.text[np.repeat(starts - offsets[:-1], ends - starts) + np.arange(offsets[-1], dtype=np.int32)]
-    found = pa.StringArray.from_buffers(len(starts), pa.py_buffer(offsets), pa.py_buffer(content))
+    wanted = sorted(set(columns))
+    after = lines.first[:, None] + np.array(wanted, np.int32)  # rank of the separator after each cell
+    first, last = int(wanted[0] == 0), len(wanted) - (wanted[-1] == width - 1)
+    starts = np.repeat(lines.starts[:, None], len(wanted), axis=1)
+    starts[:, first:] = _select(lines.separators, lines.before, after[:, first:] - 1) + 1
+    ends = np.repeat(lines.ends[:, None], len(wanted), axis=1)
+    ends[:, :last] = _next(lines.separators, lines.before, starts[:, :last], after[:, :last])
+    order = [wanted.index(column) for column in columns]
+    return _strings(lines.text, starts.T[order], ends.T[order])
+
+
+def _strings(text: NDArray[np.uint8], starts: _Places, ends: _Places) -> list[pa.StringArray]:
+    """The text between ``starts`` and ``ends``, both (columns, rows), without the quotation marks around it."""
+    columns, rows = starts.shape
+    starts, ends = starts.ravel(), ends.ravel()
+    quoted = (text[starts] == QUOTE) & (text[ends - 1] == QUOTE) & (ends - starts >= 2)
+    starts, sizes = starts + quoted, ends - starts - np.int32(2) * quoted
+    offsets = np.zeros(len(sizes) + 1, np.int32)
+    np.cumsum(sizes, out=offsets[1:])
+    content = text[np.repeat(starts - offsets[:-1], sizes) + np.arange(offsets[-1], dtype=np.int32)]
+    found = pa.StringArray.from_buffers(len(sizes), pa.py_buffer(offsets), pa.py_buffer(content))
     found.validate(full=True)
     if (content == QUOTE).any():
         found = pc.if_else(pa.array(quoted), pc.replace_substring(found, '""', '"'), found)
-    return [found.slice(turn * len(lines.starts), len(lines.starts)) for turn in range(len(columns))]
+    return [found.slice(column * rows, rows) for column in range(columns)]
 
 
 def _offset(places: _Places) -> NDArray[np.uint64]:
@@ -129,6 +138,15 @@ def _rank(bits: Words, before: _Places, places: _Places) -> _Places:
     """How many bits are set before each of ``places``."""
     word = places // WORD
     return before[word] + np.bitwise_count(bits[word] & ((np.uint64(1) << _offset(places)) - np.uint64(1)))
+
+
+def _next(bits: Words, before: _Places, places: _Places, ranks: _Places) -> _Places:
+    """The first bit at or after each of ``places``, whose rank is known."""
+    rest = bits[places // WORD] >> _offset(places)
+    found: _Places = places + np.bitwise_count((rest & np.negative(rest)) - np.uint64(1))
+    beyond = np.nonzero(rest == 0)  # of the word
+    found[beyond] = _select(bits, before, ranks[beyond])
+    return found
 
 
 def _select(bits: Words, before: _Places, ranks: _Places) -> _Places:

@@ -58,7 +58,7 @@ def dates(cells: pd.Series[str], place: str) -> pd.Series[Any]:
 
 def answered(numbers: pd.Series[Any]) -> pd.Series[Any]:
     """``numbers`` without the codes of "no answer"."""
-    return numbers.mask(numbers.isin(NO_ANSWER))
+    return numbers.mask(numbers.isin(NO_ANSWER)) if (numbers < 0).any() else numbers
 
 
 def _mapped(cells: pd.Series[str], meaning: Callable[[str], Any], dtype: str) -> pd.Series[Any]:

@@ -38,6 +38,7 @@ _DAYS_PER_YEAR = 365.25
 _ASKABLE = {"centre": _CENTRE, "visit_date": _VISIT_DATE}
 _FOLLOW_UP = ("died", "followup_months")
 _DATE = "datetime64[s]"
+_CAME, _MEASURED = 1, 2
 
 
 def read_ukbiobank(
@@ -64,20 +65,16 @@ def read_ukbiobank(
     wanted = _wanted(source, biomarkers, asked, exports)
     _require_room(state_folder, estimated_rows(exports), 8 * (len(biomarkers) + len(asked) + 7))
     values = read_variables(exports, wanted)
-    names = [marker.name for marker in biomarkers]
-    visits = _visits(source, biomarkers, wanted)
-    tables = (_at_visit(values, visit, biomarkers, asked, source.censored_on) for visit in visits)
-    measured = np.array([(table[names].notna().any(axis=1), table["age_years"].notna()) for table in tables])
-    has_value, came = measured[:, 0], measured.any(axis=1)
-    chosen = np.where(has_value.any(axis=0), has_value.argmax(axis=0), came.argmax(axis=0))
-    table = pd.concat(
-        [
-            _at_visit(values, visit, biomarkers, asked, source.censored_on)[chosen == turn]
-            for turn, visit in enumerate(visits)
-        ]
-    ).sort_index()
-    kept = _kept(values, np.logical_or.reduce(came), source)
-    if not (kept & has_value.any(axis=0) & table["age_years"].notna() & table["sex"].notna()).any():
+    first, *others = _visits(source, biomarkers, wanted)
+    table = _at_visit(values, first, biomarkers, asked, source.censored_on)
+    standing = _standing(table, biomarkers)
+    for visit in others:
+        later = _at_visit(values, visit, biomarkers, asked, source.censored_on)
+        better = _standing(later, biomarkers) > standing
+        table = pd.concat([table[~better], later[better]]).sort_index()
+        standing = _standing(table, biomarkers)
+    kept = _kept(values, standing >= _CAME, source)
+    if not (kept & (standing == _MEASURED) & table["age_years"].notna() & table["sex"].notna()).any():
         raise BadInput(
             f"{source.data}: nobody of {len(table)} participants has age, sex and a biomarker; are the files of one "
             "application, and is anybody left by source.instance, source.with_ids and source.with_fields?"
@@ -183,7 +180,9 @@ def _at_visit(
         readings = values.of(marker.ukb_field, visit)[: None if marker.ukb_average else 1]
         if marker.plausible[0] >= 0:  # no measurement is below zero: what is, is a code of "no answer"
             readings = [answered(reading) for reading in readings]
-        table[marker.name] = pd.concat(readings, axis=1).mean(axis=1) if readings else np.nan
+        table[marker.name] = np.nan
+        if readings:
+            table[marker.name] = readings[0] if len(readings) == 1 else pd.concat(readings, axis=1).mean(axis=1)
     if censored_on:
         table["died"], table["followup_months"] = _follow_up(values, date, np.datetime64(censored_on, "s"))
     table["visit"] = pd.Series(str(visit), index=table.index, dtype="str")
@@ -191,6 +190,12 @@ def _at_visit(
         if name not in table:
             table[name] = _text(values, _field(name, setting), visit)
     return table
+
+
+def _standing(table: pd.DataFrame, biomarkers: Sequence[Biomarker]) -> NDArray[np.int8]:
+    """How far each participant got: not to the visit, to it, or to a value of the panel."""
+    measured = table[[marker.name for marker in biomarkers]].notna().any(axis=1)
+    return np.where(measured, _MEASURED, np.where(table["age_years"].notna(), _CAME, 0)).astype(np.int8)
 
 
 def _one(values: Values, field: int, visit: int, dtype: str) -> pd.Series[Any]:
