@@ -119,7 +119,7 @@ def read_ids(path: Path) -> pd.Series[str]:
     Raises:
         BadInput: no such file, not readable, or neither of the two.
     """
-    names = [name for name in _names(table_header(path)) if is_id(name)] if path.name.endswith(SUFFIXES) else []
+    names = [name for name in _names(table_header(path)) if is_id(name)] if path.name.lower().endswith(SUFFIXES) else []
     if names:
         ids = read_table(path, numbers=[], texts=names[:1])[names[0]].dropna()
     else:
@@ -151,7 +151,12 @@ def _files(path: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise BadInput(f"{error.filename}: cannot be read: {error.strerror}")
 
-    for folder, subfolders, names in os.walk(path, onerror=refuse):
+    visited: set[str] = set()
+    for folder, subfolders, names in os.walk(path, onerror=refuse, followlinks=True):
+        if (place := os.path.realpath(folder)) in visited:  # a link that leads back
+            subfolders.clear()
+            continue
+        visited.add(place)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in sorted(names):
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):

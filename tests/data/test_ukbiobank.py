@@ -344,6 +344,16 @@ def test_files_are_joined_by_eid_in_any_order(tmp_path: Path, panel: Panel) -> N
     pd.testing.assert_frame_equal(table.set_index("participant").loc[oracle["participant"]].reset_index(), oracle)
 
 
+def test_links_are_followed_and_those_that_lead_back_end(tmp_path: Path, panel: Panel) -> None:
+    put(tmp_path / "store" / "UKB.CSV", PEOPLE)
+    (tmp_path / "ukb").mkdir()
+    (tmp_path / "ukb" / "linked").symlink_to(tmp_path / "store")
+    (tmp_path / "store" / "back").symlink_to(tmp_path / "ukb")
+    (tmp_path / "store" / "itself").symlink_to(tmp_path / "store")
+    assert len(read(tmp_path / "ukb", panel)) == 4
+    assert len(find_exports(tmp_path / "ukb")) == 1
+
+
 def test_who_is_in_some_files_alone_has_missing_values_and_who_never_came_is_left_out(
     tmp_path: Path, panel: Panel, caplog: pytest.LogCaptureFixture
 ) -> None:
