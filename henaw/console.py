@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +23,10 @@ from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColu
 from rich.text import Text
 from typer.exceptions import TyperException
 
-from henaw.errors import BadInput, HenawError
+from henaw.errors import BadInput, EnvironmentProblem, HenawError
 
 UNEXPECTED_EXIT = 70  # EX_SOFTWARE: a fault of HENAW's own, never one of the documented 1, 2 and 3
-INTERRUPTED_EXIT = 130
+INTERRUPTED_EXIT, TERMINATED_EXIT = 130, 143
 
 logger = logging.getLogger(__name__)
 
@@ -91,13 +93,20 @@ def run_command(command: Callable[[], None]) -> int:
     """
     try:
         set_up_logging()
-        command()
+        with _termination_raises():
+            command()
     except HenawError as error:
         typer.echo(f"henaw: {' '.join(str(error).splitlines())}", err=True)
         return error.exit_code
     except KeyboardInterrupt:
         typer.echo("henaw: interrupted", err=True)
         return INTERRUPTED_EXIT
+    except _Terminated:
+        typer.echo("henaw: terminated", err=True)
+        return TERMINATED_EXIT
+    except MemoryError:
+        typer.echo("henaw: out of memory: more was asked for than this machine has", err=True)
+        return EnvironmentProblem.exit_code
     except Exception as error:  # noqa: BLE001 - the last resort of a program
         if logger.isEnabledFor(logging.DEBUG):
             traceback.print_exc()
@@ -109,6 +118,27 @@ def run_command(command: Callable[[], None]) -> int:
         )
         return UNEXPECTED_EXIT
     return 0
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """SIGTERM unwinds the stack like Ctrl-C does, so that runs are closed and temporary files removed."""
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Eta(TimeRemainingColumn):

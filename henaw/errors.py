@@ -7,13 +7,15 @@ rules and counts, never a participant's value or id. The class decides the exit 
 
 
 class HenawError(Exception):
-    """Base of every error a user is meant to read; its text is the whole message."""
+    """Base of every error a user is meant to read; its text is the whole message. Raised itself: a fault of HENAW's."""
 
-    exit_code = 1
+    exit_code = 70
 
 
 class Refused(HenawError):
     """A gate said no (exit 1): nothing is broken, the evidence was not good enough."""
+
+    exit_code = 1
 
 
 class BadInput(HenawError):

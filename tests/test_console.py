@@ -43,7 +43,7 @@ def failing(error: BaseException) -> None:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (errors.HenawError("the loss is not finite"), 1),
+        (errors.HenawError("nothing was registered"), 70),
         (errors.Refused("gate"), 1),
         (errors.BadInput("table.csv: no such file"), 2),
         (errors.NotBuiltYet("tune: not built yet"), 2),
@@ -311,3 +311,28 @@ def test_progress_outside_a_stage_and_after_an_error_is_harmless(monkeypatch: py
     with progress.stage("train again"):
         progress.update(1.0, "done")
     assert progress._progress.task_ids == [], "no stage is left standing"
+
+
+def test_sigterm_unwinds_like_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
+    closed = []
+
+    def command() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            closed.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_command(command) == 143
+    assert closed
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert capsys.readouterr().err == "henaw: terminated\n"
+
+
+def test_memory_that_runs_out_is_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise MemoryError
+
+    assert run_command(command) == 3
+    assert "out of memory" in capsys.readouterr().err

@@ -66,9 +66,13 @@ def read_cohort(config: Config, panel: Panel) -> Cohort:
         rows = read_table(path, numbers=columns.numbers, texts=[*columns.texts, *id_columns], optional=columns.optional)
     if source_digest(config, panel) != digest:
         raise BadInput(f"{config.source.data}: changed while it was read; run again when it is complete")
-    ids = participant_ids(rows, id_columns)
+    try:
+        ids = participant_ids(rows, id_columns)
+        people = pseudonyms(ids, load_or_create_key(Path(config.state.folder)))
+    except BadInput as error:
+        raise BadInput(f"{config.source.data or 'synthetic'}: id columns {', '.join(id_columns)}: {error}") from None
     table = rows[[name for name in columns.kept if name in rows]]
-    table.insert(0, PARTICIPANT, pseudonyms(ids, load_or_create_key(Path(config.state.folder))))
+    table.insert(0, PARTICIPANT, people)
     table["sex"] = table["sex"].str.strip().str.lower()
     for name, limit in config.cohort.floors.items():
         # below zero there is no measurement: that is for validation to find

@@ -61,7 +61,7 @@ def require_tracking() -> str:
                 MlflowClient(uri).search_experiments(max_results=1)
         else:
             MlflowClient(uri).search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError, OSError, filelock.Timeout) as error:
+    except (MlflowException, SQLAlchemyError, OSError, ImportError, filelock.Timeout) as error:
         raise EnvironmentProblem(
             f"tracking server {shown} does not answer as MLflow ({type(error).__name__}); check MLFLOW_TRACKING_URI"
         ) from None
@@ -73,6 +73,18 @@ def store_to_be_made() -> str | None:
     uri = mlflow.get_tracking_uri()
     parts = urlsplit(uri)
     return uri if parts.scheme == "sqlite" and not Path(parts.path[1:]).exists() else None
+
+
+def require_models() -> None:
+    """Make sure that there is a store to look for models in; none is made by looking.
+
+    Raises:
+        BadInput: the SQLite file that models would be in does not exist.
+        EnvironmentProblem: the server or database does not answer.
+    """
+    if (uri := store_to_be_made()) is not None:
+        raise BadInput(f"{uri}: no such model store yet; train first, or set MLFLOW_TRACKING_URI to where models are")
+    require_tracking()
 
 
 def _knock(uri: str) -> None:

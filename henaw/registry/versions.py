@@ -23,6 +23,7 @@ from henaw.errors import BadInput, HenawError
 from henaw.model.answers import DEFAULT_COVERAGE, answer, input_columns, number_columns
 from henaw.model.clock import Clock, Target
 from henaw.model.storage import CLOCK_FOLDER, load_clock
+from henaw.registry.tracking import require_models
 
 logger = logging.getLogger(__name__)
 
@@ -132,11 +133,13 @@ def exact_version(uri: str) -> tuple[str, int]:
 
     Raises:
         BadInput: not the address of a registered version, or no such version.
+        EnvironmentProblem: the registry does not answer.
     """
     address = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
     if not address:
         raise BadInput(f"model {uri!r}: expected an address such as models:/henaw@champion or models:/henaw/3")
     name, alias, number = address.groups()
+    require_models()
     try:
         client = MlflowClient()
         found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
@@ -151,9 +154,11 @@ def load_version(uri: str) -> Clock:
     Raises:
         BadInput: not the address of a model, no such model, or not one of HENAW's.
         IntegrityError: its files do not match their manifest.
+        EnvironmentProblem: the registry does not answer.
     """
     if not uri.startswith(("models:/", "runs:/")):
         raise BadInput(f"model {uri!r}: expected an address such as models:/henaw@champion or models:/henaw/3")
+    require_models()
     try:
         with tempfile.TemporaryDirectory(prefix="henaw-") as temporary:
             folder = mlflow.artifacts.download_artifacts(

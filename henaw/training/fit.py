@@ -26,7 +26,7 @@ from henaw.model.network import EnsembleNetwork
 from henaw.model.reference import LEAST_PUBLISHED, fit_reference
 from henaw.training.batches import TrainingData
 from henaw.training.telemetry import Events
-from henaw.training.trainer import choose_device, train, use_threads
+from henaw.training.trainer import Progress, choose_device, guard_memory, train, use_threads
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +58,9 @@ def fit_clock(
         The clock and the training history, a row an epoch.
 
     Raises:
-        BadInput: too few people for a clock that is nobody's portrait, or no follow-up to learn mortality from.
+        BadInput: too few people for a clock that is nobody's portrait, no follow-up to learn mortality from, or a loss
+            that is not finite any more.
         EnvironmentProblem: no GPU though asked for, or memory ran out.
-        HenawError: the loss is not finite any more.
     """
     if min(len(people), len(calibration)) < LEAST_PUBLISHED:
         raise BadInput(f"training: expected at least {LEAST_PUBLISHED} people to train on, and as many to calibrate")
@@ -78,18 +78,19 @@ def fit_clock(
         hidden=tuple(config.network.hidden),
         head=_head(config, age),
     )
-    network = EnsembleNetwork(shape, config.network.dropout, torch.Generator().manual_seed(config.seed)).to(device)
+
+    def set_up() -> tuple[EnsembleNetwork, TrainingData, TrainingData]:
+        generator = torch.Generator().manual_seed(config.seed)
+        return (
+            EnsembleNetwork(shape, config.network.dropout, generator).to(device),
+            training_data(people, panel, scaling, config, device),
+            training_data(calibration, panel, scaling, config, device),
+        )
+
+    network, trained_on, validated_on = guard_memory(set_up, events, Progress(), config.training.batch_size)
     loss = crps_loss(shape.head, device) if hazard is None else mortality_loss(shape.head, hazard, device)
     logger.info("training %d members on %d people (%s)", shape.members, len(people), device)
-    history = train(
-        network,
-        loss,
-        training_data(people, panel, scaling, config, device),
-        training_data(calibration, panel, scaling, config, device),
-        config.training,
-        config.seed,
-        events,
-    )
+    history = train(network, loss, trained_on, validated_on, config.training, config.seed, events)
     lowest, highest = np.array([range_ends(column) for column in biomarkers.T]).T
     youngest, oldest = range_ends(age)
     raw = Clock(

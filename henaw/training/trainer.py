@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from henaw.config import Training
-from henaw.errors import EnvironmentProblem, HenawError
+from henaw.errors import BadInput, EnvironmentProblem
 from henaw.model.losses import Loss
 from henaw.model.network import EnsembleNetwork
 from henaw.training.batches import Disturbance, TrainingData, all_inputs, epoch_batches
 from henaw.training.telemetry import Events, OutOfMemory
+
+T = TypeVar("T")
 
 EVALUATION_ROWS = 4096  # bounds the memory of a validation pass
 _NORM_FLOOR = 1e-12  # keeps a member without gradient from dividing by zero
 
 
 @dataclass
-class _Progress:
+class Progress:
     """Where training stands, for messages."""
 
     phase: str = "set-up"
@@ -79,25 +82,39 @@ def train(
 
     Raises:
         EnvironmentProblem: memory ran out; the event is emitted first.
-        HenawError: the loss is not finite any more.
+        BadInput: the loss is not finite any more: the learning rate is too high.
     """
-    progress = _Progress()
+    progress = Progress()
+
+    def work() -> list[dict[str, float]]:
+        with _seeded_dropout(people.targets.device, seed):
+            return _loop(network, loss, people, validation, settings, seed, events, progress)
+
     try:
-        try:
-            with _seeded_dropout(people.targets.device, seed):
-                return _loop(network, loss, people, validation, settings, seed, events, progress)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        # outside the except block: the traceback, and with it the failed step's tensors, are gone
-        event = OutOfMemory(progress.phase, progress.epoch, progress.step, settings.batch_size, _allocated(people))
-        events.on_out_of_memory(event)
-        raise EnvironmentProblem(
-            f"out of memory in {event.phase}, epoch {event.epoch}, step {event.step} with batches of "
-            f"{event.batch_size}: lower training.batch_size or network.members"
-        )
+        return guard_memory(work, events, progress, settings.batch_size)
     finally:
         events.on_train_end()
+
+
+def guard_memory(work: Callable[[], T], events: Events, progress: Progress, batch_size: int) -> T:
+    """Do ``work``; running out of memory in it becomes an event and one clear error.
+
+    Raises:
+        EnvironmentProblem: memory ran out; the event is emitted first.
+    """
+    try:
+        return work()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    # outside the except block: the traceback, and with it the failed step's tensors, are gone
+    allocated = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+    event = OutOfMemory(progress.phase, progress.epoch, progress.step, batch_size, allocated)
+    events.on_out_of_memory(event)
+    raise EnvironmentProblem(
+        f"out of memory in {event.phase}, epoch {event.epoch}, step {event.step} with batches of {event.batch_size}: "
+        "lower training.batch_size, network.members or network.hidden"
+    )
 
 
 @contextmanager
@@ -116,7 +133,7 @@ def _loop(
     settings: Training,
     seed: int,
     events: Events,
-    progress: _Progress,
+    progress: Progress,
 ) -> list[dict[str, float]]:
     members, steps_per_epoch = network.shape.members, math.ceil(len(people) / settings.batch_size)
     generator = torch.Generator().manual_seed(seed)
@@ -156,7 +173,7 @@ def _loop(
         progress.phase = "validation"
         validation_loss = evaluate_members(network, loss, validation)
         if not bool(torch.isfinite(validation_loss).all()):
-            raise HenawError(f"the validation loss is not finite in epoch {epoch}: lower training.learning_rate")
+            raise BadInput(f"the validation loss is not finite in epoch {epoch}: lower training.learning_rate")
         best.update(network, validation_loss)
         row = {
             "epoch": float(epoch),
@@ -227,7 +244,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(words in text for words in told)
     )
-
-
-def _allocated(people: TrainingData) -> int:
-    return torch.cuda.memory_allocated(people.targets.device) if people.targets.is_cuda else 0

@@ -53,4 +53,14 @@ def clean(judged: Judged, config: Config, panel: Panel) -> tuple[pd.DataFrame, d
     require_passed(judged.verdict)
     if judged.verdict.set_aside.any():
         logger.info("rows set aside are in %s", path)
-    return select(judged.verdict.clean(judged.cohort.table), config, panel)
+    table, counts = select(judged.verdict.clean(judged.cohort.table), config, panel)
+    _warn_of_nothing_to_learn(table, panel)
+    return table, counts
+
+
+def _warn_of_nothing_to_learn(table: pd.DataFrame, panel: Panel) -> None:
+    for name in panel.names:
+        if not table[name].notna().any():
+            logger.warning("nobody who is studied has a value of %s: the clock will not know it", name)
+    if table["age_years"].nunique() == 1:
+        logger.warning("everybody who is studied is of the same age: there is nothing to learn about age")

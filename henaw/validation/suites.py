@@ -184,7 +184,7 @@ def _found(expectation: Expectation, outcome: ExpectationValidationResult, table
 
 
 def _log(verdict: Verdict) -> None:
-    levels = {"block": logging.ERROR, "warn": logging.WARNING, "set_aside": logging.DEBUG}
+    levels = {"block": logging.DEBUG, "warn": logging.WARNING, "set_aside": logging.DEBUG}
     for result in verdict.failed:
         logger.log(
             levels[result.on_failure], "validation: %s: %s", result.on_failure.replace("_", " "), result.describe()

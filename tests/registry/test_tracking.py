@@ -154,6 +154,13 @@ def test_stores_that_do_not_answer(
             assert "\n" not in str(caught.value)
 
 
+def test_looking_for_models_makes_no_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: f"sqlite:///{tmp_path / 'none.db'}")
+    with pytest.raises(BadInput, match="no such model store yet"):
+        tracking.require_models()
+    assert not list(tmp_path.iterdir())
+
+
 def test_fetching_what_is_not_there(store: MlflowClient, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no such run"):
         tracking.fetch_folder("0" * 32, "clock", tmp_path)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from henaw.config import Training
-from henaw.errors import EnvironmentProblem, HenawError
+from henaw.errors import BadInput, EnvironmentProblem
 from henaw.model.ensemble import EnsembleShape
 from henaw.model.losses import Loss, crps_loss, mortality_loss
 from henaw.model.network import EnsembleNetwork
@@ -334,9 +334,9 @@ def test_a_loss_that_is_not_finite_ends_training_with_one_line(poison: float) ->
     made, recorder = network(), Recorder()
     with torch.no_grad():
         next(made.parameters())[1] = poison
-    with pytest.raises(HenawError, match=r"not finite in epoch 0: lower training\.learning_rate") as raised:
+    with pytest.raises(BadInput, match=r"not finite in epoch 0: lower training\.learning_rate") as raised:
         run(training(), made, events=recorder)
-    assert raised.value.exit_code == 1
+    assert raised.value.exit_code == 2
     assert recorder.names[-1] == "train_end"
 
 
