@@ -64,9 +64,8 @@ def _clocks(plan: Plan) -> str:
     with stopwatch() as watch:
         parts = [age_section(plan, name) for name in ("A", "extended")]
         parts += [mortality_section(plan, name) for name in ("S1", "S3")]
-    return _document(
-        "## The clocks on NHANES", parts, f"{NOTES.format(draws=plan.draws)}\n\nAll in {watch}. {machine()}"
-    )
+    notes = f"{NOTES.format(draws=plan.draws)}\n\nAll in {watch.cpu:,.0f} CPU seconds. {machine()}"
+    return _document("## The clocks on NHANES", parts, notes)
 
 
 def _cost(plan: Plan, size: Size) -> str:
