@@ -98,7 +98,7 @@ def _comparison(judged: dict[str, Judged], found: dict[str, Bootstrapped]) -> st
                 f"{float(hit.value):.3f}",
                 f"{float(found[name].value[WIDTH]):.1f}",
                 seeds,
-                f"{each.cost.wall / len(each.seeds):.0f} ({each.cost.cpu / len(each.seeds):.0f})",
+                f"{each.cost.cpu / len(each.seeds):.0f}",
             ]
         )
     columns = [
@@ -111,7 +111,7 @@ def _comparison(judged: dict[str, Judged], found: dict[str, Bootstrapped]) -> st
         "width",
         "each seed: MAE",
     ]
-    return table([*columns[:-1], "MAE; CRPS by seed", "s to fit (CPU s)"], rows)
+    return table([*columns[:-1], "MAE; CRPS by seed", "CPU s to fit"], rows)
 
 
 def _accuracy_bars(name: str, found: dict[str, Bootstrapped]) -> list[Bar]:

@@ -124,7 +124,7 @@ def ngboost_gaussian(train: Sample, calibration: Sample, seed: int) -> AgeModel:
     from sklearn.tree import DecisionTreeRegressor
 
     model = NGBRegressor(
-        Base=DecisionTreeRegressor(criterion="friedman_mse", max_depth=4, min_samples_leaf=20),
+        Base=DecisionTreeRegressor(max_depth=4, min_samples_leaf=20),
         n_estimators=MOST_ROUNDS,
         learning_rate=0.03,
         minibatch_frac=0.2,

@@ -90,8 +90,8 @@ def mortality_section(plan: Plan, name: str) -> Section:
         f"{len(test):,} to test on, {died.sum():,.0f} of whom died, {len(plan.seeds)} seeds"
     )
     section.add(_comparison(ranks, found, years, died))
-    cost = ", ".join(str(each.cost) for each in fitted)
-    section.add(f"Training HENAW took {cost}.")
+    cost = np.mean([each.cost.cpu for each in fitted])
+    section.add(f"Training HENAW took {cost:.1f} CPU seconds.")
     deciles = _deciles(section, ours, test, found)
     section.bars += _bars(name, found, deciles)
     return section
