@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from henaw import config
 from henaw.data.cohort import PARTICIPANT, rows_with
 from henaw.data.participants import publishable
 from henaw.errors import BadInput
+from henaw.settings import Split as SplitSettings
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Split:
         return publishable(self.people)
 
 
-def split(table: pd.DataFrame, settings: config.Split, seed: int) -> Split:
+def split(table: pd.DataFrame, settings: SplitSettings, seed: int) -> Split:
     """Divide the participants of ``table``.
 
     By person, a seeded part of the participants tests. By column, the rows with one of ``settings.test`` test; those
@@ -70,7 +70,7 @@ def split(table: pd.DataFrame, settings: config.Split, seed: int) -> Split:
     return Split(**{name: np.flatnonzero(side) for name, side in sides.items()}, people=people)
 
 
-def _by_column(table: pd.DataFrame, settings: config.Split) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _by_column(table: pd.DataFrame, settings: SplitSettings) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     assert settings.column is not None  # the settings' own check
     if settings.column not in table:
         raise BadInput(f"split.column: the cohort has no column {settings.column}")

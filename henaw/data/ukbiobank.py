@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from henaw.config import Source
 from henaw.data.panel import Biomarker
 from henaw.data.ukb_codings import answered, codes, dates, months, sexes
 from henaw.data.ukb_exports import Export, Meaning, Values, estimated_rows, find_exports, read_ids, read_variables
 from henaw.data.ukb_names import Variable, examples
 from henaw.errors import BadInput, EnvironmentProblem
+from henaw.settings import Source
 
 logger = logging.getLogger(__name__)
 

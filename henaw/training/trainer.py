@@ -12,10 +12,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from henaw.config import Training
 from henaw.errors import BadInput, EnvironmentProblem
 from henaw.model.losses import Loss
 from henaw.model.network import EnsembleNetwork
+from henaw.settings import Training
 from henaw.training.batches import Disturbance, TrainingData, all_inputs, epoch_batches
 from henaw.training.telemetry import Events, OutOfMemory
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from henaw.config import Split as Settings
 from henaw.config import load_config
 from henaw.data.splits import split
 from henaw.errors import BadInput
+from henaw.settings import Split as Settings
 
 
 def settings(**changes: Any) -> Settings:

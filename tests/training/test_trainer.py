@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from henaw.config import Training
 from henaw.errors import BadInput, EnvironmentProblem
 from henaw.model.ensemble import EnsembleShape
 from henaw.model.losses import Loss, crps_loss, mortality_loss
 from henaw.model.network import EnsembleNetwork
+from henaw.settings import Training
 from henaw.training import trainer
 from henaw.training.batches import TrainingData
 from henaw.training.telemetry import Events, Listeners
