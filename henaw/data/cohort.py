@@ -208,6 +208,8 @@ class _Columns:
         asked |= dict.fromkeys(config.cohort.exclude, "cohort.exclude")
         if config.split.by == "column" and config.split.column:
             asked[config.split.column] = "split.column"
+        if config.training.recency_column:
+            asked[config.training.recency_column] = "training.recency_column"
         numbers = ["age_years", *biomarkers, *_FOLLOW_UP]
         texts = ["sex", _VISIT, *(name for name in asked if name not in (*numbers, "sex", _VISIT))]
         return cls(numbers, texts, [name for name in (*_FOLLOW_UP, _VISIT) if name not in asked], asked)

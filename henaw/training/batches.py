@@ -18,6 +18,7 @@ class TrainingData:
         present: presence bits, (n, p).
         always: inputs that are never hidden: sex and, if the clock reads it, age, (n, 1 or 2).
         targets: what the loss needs; chronological age comes first, (n, c).
+        weights: how much each counts in the loss, mean 1, (n,).
         dependence: which features each marker enters, (m, p).
     """
 
@@ -25,6 +26,7 @@ class TrainingData:
     present: Tensor
     always: Tensor
     targets: Tensor
+    weights: Tensor
     dependence: Tensor
 
     def __len__(self) -> int:
@@ -47,10 +49,11 @@ class Disturbance:
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs (K, B, d) and targets (K, B, c) of one step."""
+    """Inputs (K, B, d), targets (K, B, c) and weights (K, B) of one step."""
 
     inputs: Tensor
     targets: Tensor
+    weights: Tensor
 
 
 def epoch_batches(
@@ -71,7 +74,8 @@ def epoch_batches(
         if disturbance.mask_rate > 0:
             hidden = torch.rand(*rows.shape, markers, generator=generator) < disturbance.mask_rate
             present = present * (hidden.to(device, present.dtype) @ data.dependence < 0.5)
-        yield Batch(torch.cat([scaled * present, present, data.always[rows]], dim=-1), data.targets[rows])
+        inputs = torch.cat([scaled * present, present, data.always[rows]], dim=-1)
+        yield Batch(inputs, data.targets[rows], data.weights[rows])
 
 
 def all_inputs(data: TrainingData) -> Tensor:

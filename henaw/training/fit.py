@@ -25,6 +25,7 @@ from henaw.model.losses import crps_loss, mortality_loss
 from henaw.model.network import EnsembleNetwork
 from henaw.model.reference import LEAST_PUBLISHED, fit_reference
 from henaw.training.batches import TrainingData
+from henaw.training.recency import recency_weights
 from henaw.training.telemetry import Events
 from henaw.training.trainer import Progress, choose_device, guard_memory, train, use_threads
 
@@ -174,5 +175,6 @@ def training_data(
         present=tensor(present),
         always=tensor(np.stack(always, axis=1)),
         targets=tensor(np.stack(targets, axis=1)),
+        weights=tensor(recency_weights(table, config.training)),
         dependence=tensor(dependence(panel).astype(np.float64)),
     )

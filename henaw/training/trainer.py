@@ -152,7 +152,7 @@ def _loop(
         progress.phase, progress.epoch = "training", epoch
         for batch in epoch_batches(people, members, settings.batch_size, disturbance, generator):
             optimizer.zero_grad(set_to_none=True)
-            member_loss = loss(network(batch.inputs), batch.targets).mean(dim=1)
+            member_loss = (batch.weights * loss(network(batch.inputs), batch.targets)).mean(dim=1)
             member_loss.sum().backward()  # members share nothing: the sum's gradient is each member's own
             norm = clip_members(parameters, settings.clip_norm)
             learning_rate = float(schedule.get_last_lr()[0])
@@ -206,13 +206,12 @@ def clip_members(parameters: list[torch.nn.Parameter], limit: float) -> Tensor:
 
 @torch.no_grad()
 def evaluate_members(network: EnsembleNetwork, loss: Loss, data: TrainingData) -> Tensor:
-    """Mean loss of each member on ``data`` with nothing hidden, shape (K,)."""
+    """Weighted mean loss of each member on ``data`` with nothing hidden, shape (K,)."""
     network.eval()
     total = torch.zeros(network.shape.members, device=data.targets.device)
-    for inputs, targets in zip(
-        all_inputs(data).split(EVALUATION_ROWS), data.targets.split(EVALUATION_ROWS), strict=True
-    ):
-        total += loss(network(inputs.expand(network.shape.members, -1, -1)), targets).sum(dim=1)
+    parts = (part.split(EVALUATION_ROWS) for part in (all_inputs(data), data.targets, data.weights))
+    for inputs, targets, weights in zip(*parts, strict=True):
+        total += (weights * loss(network(inputs.expand(network.shape.members, -1, -1)), targets)).sum(dim=1)
     return total / len(data)
 
 

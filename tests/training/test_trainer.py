@@ -36,7 +36,12 @@ def people(count: int = 100, seed: int = 0) -> TrainingData:
     scaled = torch.randn(count, 2, generator=generator)
     noise = torch.randn(count, 1, generator=generator)
     return TrainingData(
-        scaled, torch.ones(count, 2), torch.zeros(count, 1), (50 + 8 * scaled[:, :1] + 3 * noise), torch.eye(2)
+        scaled=scaled,
+        present=torch.ones(count, 2),
+        always=torch.zeros(count, 1),
+        targets=50 + 8 * scaled[:, :1] + 3 * noise,
+        weights=torch.ones(count),
+        dependence=torch.eye(2),
     )
 
 

@@ -1,0 +1,191 @@
+"""What each section of the settings may hold: one pydantic model a section of ``mlproject/default.yaml``.
+
+The models have no defaults on purpose: a default stands in ``default.yaml`` and nowhere else, so a key that the code
+reads and the file lacks fails every test at once.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+_EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+
+
+def _number_meant(value: Any) -> Any:
+    """YAML 1.1 takes 3e-3 for text (it wants 3.0e-3); where a key holds a number, the number is meant."""
+    if not (isinstance(value, str) and _EXPONENT.fullmatch(value)):
+        return value
+    number = float(value)
+    return int(number) if number.is_integer() else number
+
+
+Integer = Annotated[int, BeforeValidator(_number_meant)]
+Number = Annotated[float, BeforeValidator(_number_meant)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+OpenFraction = Annotated[Number, Field(gt=0, lt=1)]
+Count = Annotated[Integer, Field(ge=1)]
+Positive = Annotated[Number, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A part of the settings: unknown keys are refused, and so are values of another kind."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _ascending(ages: list[int]) -> list[int]:
+    if len(ages) != 2 or ages[0] > ages[1] or ages[0] < 0:
+        raise ValueError("expected two ages, [youngest, oldest]")
+    return ages
+
+
+def _strictly_ascending(levels: list[float]) -> list[float]:
+    if any(first >= second for first, second in pairwise(levels)):
+        raise ValueError("expected levels in ascending order")
+    return levels
+
+
+def _day(value: object) -> object:
+    text = value.isoformat() if type(value) is dt.date else value  # YAML knows dates
+    try:
+        valid = dt.date.fromisoformat(str(text)).isoformat() == text
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError("expected a day as 2022-11-30")
+    return text
+
+
+Day = Annotated[str, BeforeValidator(_day)]
+AgeRange = Annotated[list[Integer], AfterValidator(_ascending)]
+
+
+class Source(Section):
+    """Where the cohort comes from."""
+
+    kind: Literal["auto", "table", "ukbiobank", "synthetic"]
+    data: str | None
+    id_columns: list[str]
+    instance: Literal[0, 1, 2, 3, "first"]
+    with_ids: str | None
+    with_fields: list[Count]
+    censored_on: Day | None
+    people: Count
+    ages: AgeRange
+
+    @model_validator(mode="after")
+    def _data_fits_kind(self) -> Source:
+        if self.kind in ("table", "ukbiobank") and self.data is None:
+            raise ValueError(f"kind {self.kind} needs a path in source.data (on the command line: data=FILE)")
+        if self.kind == "synthetic" and self.data is not None:
+            raise ValueError("kind synthetic reads no data, yet source.data is set")
+        return self
+
+
+class CohortFilter(Section):
+    """Who of the source is studied."""
+
+    ages: AgeRange
+    exclude: dict[str, list[str | int | float]]
+    complete_panel: bool
+    require: list[str]
+    plausible: list[str]
+    floors: dict[str, Positive]
+
+
+class Validation(Section):
+    """How many rows may be set aside."""
+
+    max_set_aside: Fraction
+
+
+class Split(Section):
+    """Who trains, calibrates and tests."""
+
+    by: Literal["person", "column"]
+    column: str | None
+    train: list[str | int]
+    test: list[str | int]
+    test_fraction: OpenFraction
+    calibration_fraction: OpenFraction
+
+    @model_validator(mode="after")
+    def _column_named(self) -> Split:
+        if self.by == "column" and not (self.column and self.test):
+            raise ValueError("by column needs a name in split.column and values in split.test")
+        if set(self.train) & set(self.test):
+            raise ValueError("split.train and split.test share values; expected each on one side")
+        return self
+
+
+class State(Section):
+    """What stays on this machine."""
+
+    folder: str
+
+
+class Network(Section):
+    """Shape of the ensemble."""
+
+    members: Count
+    hidden: Annotated[list[Count], Field(min_length=1)]
+    dropout: Annotated[Number, Field(ge=0, lt=1)]
+    link: Literal["identity", "logit"]
+    knots: Annotated[list[OpenFraction], AfterValidator(_strictly_ascending)]
+
+
+class Training(Section):
+    """How the ensemble is fitted."""
+
+    epochs: Count
+    patience: Count
+    batch_size: Count
+    learning_rate: Positive
+    weight_decay: Annotated[Number, Field(ge=0)]
+    clip_norm: Positive
+    mask_rate: Annotated[Number, Field(ge=0, lt=1)]
+    input_noise: Annotated[Number, Field(ge=0)]
+    recency_column: str | None
+    recency_half_life: Positive
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Annotated[Integer, Field(ge=0)]
+
+
+class Calibration(Section):
+    """How levels are mapped."""
+
+    bands: Count
+    least_people: Count
+    shrinkage: Annotated[Number, Field(ge=1)]
+
+
+class Mortality(Section):
+    """What the mortality clock is trained on."""
+
+    cap_years: Positive
+    recalibration_cap_years: Positive
+
+
+class Scoring(Section):
+    """What a scored row must look like."""
+
+    max_missing: Annotated[Integer, Field(ge=0)]
+
+
+class Evaluation(Section):
+    """What is reported."""
+
+    coverages: Annotated[list[OpenFraction], Field(min_length=1)]
+    draws: Count
+
+
+class Tracking(Section):
+    """Where runs and versions go."""
+
+    experiment: Annotated[str, Field(min_length=1)]
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None
