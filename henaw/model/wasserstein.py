@@ -43,9 +43,10 @@ def barycenter_moments(quantiles: Array, weights: Array | None = None) -> Moment
     """Moments of the barycenter of members with quantiles (K, n, nodes) at the levels Φ(``NODES``)."""
     center = barycenter(quantiles, weights)
     mean = center @ NODE_WEIGHTS
-    squared = (quantiles - center) ** 2 @ NODE_WEIGHTS
+    squared = quantiles - center
+    squared *= squared
     return Moments(
         mean=mean,
         sd=np.sqrt((center - mean[:, None]) ** 2 @ NODE_WEIGHTS),
-        disagreement=np.sqrt(barycenter(squared[..., None], weights)[:, 0]),
+        disagreement=np.sqrt(barycenter(squared, weights) @ NODE_WEIGHTS),
     )
