@@ -28,7 +28,7 @@ NUMBERS = (
     "age_gap_years",
     "age_gap_adjusted_years",
 )
-RISKS = tuple(f"risk_{years}y" for years in RISK_YEARS)
+RISKS = tuple(f"risk_{years}y{end}" for years in RISK_YEARS for end in ("", "_lower", "_upper"))
 DEFAULT_COVERAGE = 0.9
 QUANTILE_LEVELS = np.arange(1, 100) / 100
 QUANTILE_COLUMNS = tuple(f"q{percent:02d}" for percent in range(1, 100))
@@ -40,7 +40,7 @@ def input_columns(panel: Panel) -> tuple[str, ...]:
 
 
 def number_columns(target: Target) -> tuple[str, ...]:
-    """The answer's columns of numbers; the mortality clock adds the probability of dying within 5 and 10 years."""
+    """The answer's columns of numbers; the mortality clock adds risks, and how far its members disagree on them."""
     return (*NUMBERS, *RISKS) if target == "mortality" else NUMBERS
 
 
@@ -87,7 +87,10 @@ def answer(clock: Clock, rows: pd.DataFrame, coverage: float, *, quantiles: bool
         clock.gap.adjust(gap, believable),
     ]
     if clock.hazard is not None:
-        numbers += [clock.hazard.risk(distribution, years) for years in RISK_YEARS]
+        horizons = np.array(RISK_YEARS, dtype=np.float64)
+        risks = 1.0 - clock.hazard.survival(distribution, horizons)
+        ends = clock.hazard.risk_interval(distribution, horizons, coverage)
+        numbers += list(np.stack([risks, *ends], axis=2).reshape(len(rows), len(RISKS)).T)
     columns: dict[str, Any] = dict(zip(number_columns(clock.target), numbers, strict=True))
     refused = _any(abstain, len(rows))
     status = np.where(refused, "abstain", np.where(_any(warn, len(rows)), "warn", "ok"))

@@ -48,13 +48,20 @@ class Gompertz:
         """Probability of dying within ``years``, shape (n,)."""
         return 1.0 - self.survival(distribution, np.array([years]))[:, 0]
 
-    def risk_interval(self, distribution: EnsembleDistribution, years: float, coverage: float) -> tuple[Array, Array]:
-        """Ends (n,) of the central ``coverage`` of the members' own risks: how far the members disagree."""
-        lower, upper = np.empty(len(distribution)), np.empty(len(distribution))
+    def risk_interval(self, distribution: EnsembleDistribution, years: Array, coverage: float) -> tuple[Array, Array]:
+        """Ends (n, t) of the central ``coverage`` of the members' own risks within ``years`` (t,).
+
+        It says how far the members disagree about the risk, not what will happen: an outcome has no interval.
+        """
+        ends = np.empty((2, len(distribution), len(years)))
         levels = [(1 - coverage) / 2, (1 + coverage) / 2]
         for rows, quantiles in distribution.member_nodes():
-            risks = 1.0 - np.exp(-self.cumulative(quantiles, years)) @ NODE_WEIGHTS
-            lower[rows], upper[rows] = np.quantile(risks, levels, axis=0)
+            hazards = self.hazard(quantiles)
+            for column, time in enumerate(years):
+                accumulated = hazards * (-np.expm1(self.beta * time) / self.beta)
+                risks = 1.0 - np.exp(accumulated, out=accumulated) @ NODE_WEIGHTS
+                ends[:, rows, column] = np.quantile(risks, levels, axis=0)
+        lower, upper = ends
         return lower, upper
 
 

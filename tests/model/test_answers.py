@@ -212,7 +212,7 @@ def test_no_rows_no_answers(clock: Clock) -> None:
 def test_the_mortality_clock_adds_the_risks_of_its_distribution() -> None:
     rows = blood_rows(30, 1)
     answers = answer(MORTALITY, rows, 0.9)
-    assert RISKS == ("risk_5y", "risk_10y")
+    assert RISKS == ("risk_5y", "risk_5y_lower", "risk_5y_upper", "risk_10y", "risk_10y_lower", "risk_10y_upper")
     assert tuple(answers.columns) == (*NUMBERS, *RISKS, "status", "flags")
     assert tuple(answers.columns) == output_columns("mortality")
     assert not set(RISKS) & set(output_columns("age"))
@@ -221,6 +221,9 @@ def test_the_mortality_clock_adds_the_risks_of_its_distribution() -> None:
     assert MORTALITY.hazard is not None
     for years in (5, 10):
         np.testing.assert_allclose(answers[f"risk_{years}y"], MORTALITY.hazard.risk(distribution, years), atol=1e-12)
+        ends = MORTALITY.hazard.risk_interval(distribution, np.array([float(years)]), 0.9)
+        np.testing.assert_allclose(answers[f"risk_{years}y_lower"], ends[0][:, 0], atol=1e-12)
+        np.testing.assert_allclose(answers[f"risk_{years}y_upper"], ends[1][:, 0], atol=1e-12)
     assert ((answers["risk_5y"] > 0) & (answers["risk_5y"] < answers["risk_10y"]) & (answers["risk_10y"] < 1)).all()
     np.testing.assert_allclose(answers["biological_age_years"], distribution.median, atol=1e-9)
 

@@ -33,7 +33,7 @@ def said(clock: Clock, distribution: EnsembleDistribution) -> Array:
     ]
     if clock.hazard is not None:
         columns += [clock.hazard.risk(distribution, years) for years in (5, 10)]
-        columns += clock.hazard.risk_interval(distribution, 10, 0.9)
+        columns += [end[:, 0] for end in clock.hazard.risk_interval(distribution, np.array([10.0]), 0.9)]
     return np.stack(columns, axis=1)
 
 

@@ -79,24 +79,28 @@ def test_risk_rises_with_biological_age() -> None:
 
 def test_interval_of_the_risk_is_the_members_disagreement() -> None:
     distribution = people_of(OWN_AGE, 20, members=9)
-    lower, upper = HAZARD.risk_interval(distribution, 10, 0.8)
+    years = np.array([5.0, 10.0])
+    lower, upper = HAZARD.risk_interval(distribution, years, 0.8)
     members = np.stack(
         [
-            HAZARD.risk(EnsembleDistribution(OWN_AGE, distribution.outputs[[k]], distribution.age, identity()), 10)
+            1
+            - HAZARD.survival(
+                EnsembleDistribution(OWN_AGE, distribution.outputs[[k]], distribution.age, identity()), years
+            )
             for k in range(9)
         ]
     )
     np.testing.assert_allclose([lower, upper], np.quantile(members, [0.1, 0.9], axis=0), atol=1e-12)
-    wider_lower, wider_upper = HAZARD.risk_interval(distribution, 10, 0.95)
+    wider_lower, wider_upper = HAZARD.risk_interval(distribution, years, 0.95)
     assert ((wider_lower <= lower) & (upper <= wider_upper)).all()
-    agreed_lower, agreed_upper = HAZARD.risk_interval(point(np.array([60.0])), 10, 0.9)
+    agreed_lower, agreed_upper = HAZARD.risk_interval(point(np.array([60.0])), years, 0.9)
     np.testing.assert_allclose(agreed_lower, agreed_upper)
 
 
 def test_nobody_is_no_error() -> None:
     nobody = people_of(OWN_AGE, 0)
     assert HAZARD.risk(nobody, 5).shape == (0,)
-    assert HAZARD.risk_interval(nobody, 5, 0.9)[0].shape == (0,)
+    assert HAZARD.risk_interval(nobody, np.array([5.0]), 0.9)[0].shape == (0, 1)
 
 
 # --- the population's hazard -----------------------------------------------------------------------------------------
