@@ -143,7 +143,7 @@ def test_a_stage_a_child_run_and_all_that_was_promised_is_logged(trained: Path) 
     assert {
         "figures/predicted_against_true.png",
         "figures/calibration.png",
-        "figures/residuals_by_age.png",
+        "figures/age_gap_by_age.png",
     } <= artifacts("evaluate", "figures")
     assert "clock" in artifacts("register")
 

@@ -21,7 +21,7 @@ def figures(evaluated: Evaluated, coverages: Sequence[float]) -> Iterator[tuple[
     what = "Predicted" if clock.target == "age" else "Biological"
     drawn: dict[str, Callable[[], Figure]] = {
         "predicted_against_true": partial(plots.predicted_against_true, age, median, what),
-        "residuals_by_age": partial(plots.age_gap_by_age, age, median, adjusted),
+        "age_gap_by_age": partial(plots.age_gap_by_age, age, median, adjusted),
         "interval_width_by_age": partial(ensemble_plots.interval_width_by_age, age, distribution, coverages),
         "barycenter_against_mixture": partial(ensemble_plots.barycenter_against_mixture, clock),
     }

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from henaw import __version__
 from henaw.config import Config
 from henaw.errors import BadInput, EnvironmentProblem
+from henaw.evaluation import style
 from henaw.training.telemetry import Events, OutOfMemory
 
 logger = logging.getLogger(__name__)
@@ -155,8 +157,9 @@ def log_json(value: dict[str, Any] | list[Any], name: str) -> None:
 
 def log_figure(figure: Figure, name: str) -> None:
     """A figure as PNG and SVG artifacts ``figures/<name>`` of the active run."""
-    for suffix in ("png", "svg"):
-        mlflow.log_figure(figure, f"figures/{name}.{suffix}", save_kwargs={"dpi": 150, "bbox_inches": "tight"})
+    with TemporaryDirectory() as folder:
+        style.save(figure, Path(folder), name)
+        mlflow.log_artifacts(folder, "figures")
 
 
 def set_tags(tags: dict[str, str]) -> None:

@@ -243,7 +243,7 @@ def test_every_figure_of_the_gallery_is_drawn(evaluated, target, tmp_path):
     drawn = dict(gallery.figures(evaluated[target], COVERAGES))
     both = {
         "predicted_against_true",
-        "residuals_by_age",
+        "age_gap_by_age",
         "interval_width_by_age",
         "barycenter_against_mixture",
         "attribution",
