@@ -71,6 +71,7 @@ class Source(Section):
     kind: Literal["auto", "table", "ukbiobank", "synthetic"]
     data: str | None
     id_columns: list[str]
+    units: dict[str, str]
     instance: Literal[0, 1, 2, 3, "first"]
     with_ids: str | None
     with_fields: list[Count]
@@ -84,6 +85,8 @@ class Source(Section):
             raise ValueError(f"kind {self.kind} needs a path in source.data (on the command line: data=FILE)")
         if self.kind == "synthetic" and self.data is not None:
             raise ValueError("kind synthetic reads no data, yet source.data is set")
+        if self.units and self.data is None:
+            raise ValueError("units says what the columns of source.data are in, yet no data is named")
         return self
 
 

@@ -20,6 +20,7 @@ from henaw.data.synthetic import synthetic_table
 from henaw.data.table import read_table, require_columns, table_columns
 from henaw.data.ukb_exports import is_export
 from henaw.data.ukbiobank import EID, export_files, read_ukbiobank
+from henaw.data.units import Conversion, chosen_conversions, convert
 from henaw.errors import BadInput
 
 logger = logging.getLogger(__name__)
@@ -47,14 +48,15 @@ def read_cohort(config: Config, panel: Panel) -> Cohort:
     The table has one row a person and visit: ``participant`` (pseudonym), ``age_years``, ``sex``, the panel's
     biomarkers (float64, NaN = missing), ``died``, ``followup_months`` and ``visit`` where the source has them, and the
     columns that ``cohort`` and ``split.column`` name. Nothing else of the source is kept.
-    Biomarkers below their detection limit in ``cohort.floors`` hold the limit.
+    Biomarkers in a unit that ``source.units`` names are converted; those then below their detection limit in
+    ``cohort.floors`` hold the limit.
 
     Raises:
         BadInput: a file, column, cell or id that cannot be used.
         EnvironmentProblem: the pseudonym key cannot be read or written.
     """
     kind = source_kind(config)
-    columns = _Columns.of(config, panel)
+    columns, conversions = _Columns.of(config, panel), _conversions(config, panel)
     digest = source_digest(config, panel)
     if kind == "synthetic":
         rows, id_columns = _draw_synthetic(config, columns), [_SYNTHETIC_ID]
@@ -72,6 +74,7 @@ def read_cohort(config: Config, panel: Panel) -> Cohort:
     except BadInput as error:
         raise BadInput(f"{config.source.data or 'synthetic'}: id columns {', '.join(id_columns)}: {error}") from None
     table = rows[[name for name in columns.kept if name in rows]]
+    convert(table, conversions)
     table.insert(0, PARTICIPANT, people)
     table["sex"] = table["sex"].str.strip().str.lower()
     for name, limit in config.cohort.floors.items():
@@ -100,7 +103,8 @@ def source_digest(config: Config, panel: Panel) -> str:
     """
     kind = source_kind(config)
     columns = _Columns.of(config, panel)
-    reading: dict[str, Any] = {"kind": kind, "kept": columns.kept, "floors": config.cohort.floors}
+    converted = {name: [one.factor, one.zero] for name, one in _conversions(config, panel).items()}
+    reading: dict[str, Any] = {"kind": kind, "kept": columns.kept, "floors": config.cohort.floors, "units": converted}
     if kind == "synthetic":
         drawn = {"people": config.source.people, "ages": config.source.ages, "seed": config.seed}
         catalog = asset_folder("mlproject") / "panels" / "biomarkers.yaml"
@@ -219,6 +223,11 @@ class _Columns:
         return [self.numbers[0], self.texts[0], *self.numbers[1:], *self.texts[1:]]
 
 
+def _conversions(config: Config, panel: Panel) -> dict[str, Conversion]:
+    biomarkers = measured(config, panel).biomarkers
+    return chosen_conversions(config.source.units, biomarkers, asset_folder("mlproject") / "panels")
+
+
 def _path(config: Config) -> Path:
     assert config.source.data is not None  # the settings' own check
     return Path(config.source.data)
@@ -254,4 +263,9 @@ def _check_header(path: Path, config: Config, panel: Panel, columns: _Columns) -
     for name, setting in columns.asked.items():
         require_columns(path, [name], present, f"{setting} asks for it")
     require_columns(path, ["age_years", "sex"], present)
-    require_columns(path, panel.names, present, f"needed by panel {panel.name}, in the unit that the name says")
+    require_columns(
+        path,
+        panel.names,
+        present,
+        f"needed by panel {panel.name}, in the unit that the name says or source.units names",
+    )

@@ -19,6 +19,7 @@ Transform = Literal["identity", "log", "log1p"]
 Derived = Literal["log_ast_alt"]
 
 DERIVED_NEEDS: dict[Derived, tuple[str, ...]] = {"log_ast_alt": ("ast_u_l", "alt_u_l")}
+_NO_PANELS = ("biomarkers", "units", "reference")  # what else lies in the panels' folder
 _LEAST_OF_TRANSFORM: dict[Transform, float] = {"log": 0.0, "log1p": -1.0}
 
 
@@ -68,7 +69,7 @@ class Panel(BaseModel):
 
 def available_panels(folder: Path) -> list[str]:
     """Names of the panels kept in ``folder`` (``mlproject/panels``)."""
-    return sorted(path.stem for path in folder.glob("*.yaml") if path.stem != "biomarkers")
+    return sorted(path.stem for path in folder.glob("*.yaml") if path.stem not in _NO_PANELS)
 
 
 def load_panel(name: str, folder: Path) -> Panel:
@@ -82,7 +83,7 @@ def load_panel(name: str, folder: Path) -> Panel:
     if name not in available_panels(folder):
         raise BadInput(f"panel {name!r}: no such panel; expected one of {', '.join(available_panels(folder))}")
     catalog = load_biomarkers(folder)
-    raw = _read_yaml(path)
+    raw = read_yaml(path)
     names = raw.get("biomarkers")
     if not isinstance(names, list) or not names or not all(isinstance(marker, str) for marker in names):
         raise BadInput(f"{path.name}: biomarkers: expected a list of at least one name")
@@ -109,7 +110,7 @@ def load_biomarkers(folder: Path) -> dict[str, Biomarker]:
     """
     path = folder / "biomarkers.yaml"
     catalog = {}
-    for name, entry in _read_yaml(path).items():
+    for name, entry in read_yaml(path).items():
         if not isinstance(entry, dict):
             raise BadInput(f"{path.name}: {name}: expected title, unit, organ, transform, plausible")
         try:
@@ -119,7 +120,12 @@ def load_biomarkers(folder: Path) -> dict[str, Biomarker]:
     return catalog
 
 
-def _read_yaml(path: Path) -> dict[Any, Any]:
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """The keys and values of a file of ``mlproject/panels``.
+
+    Raises:
+        BadInput: it cannot be read, or holds something else.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
