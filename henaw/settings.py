@@ -68,7 +68,7 @@ AgeRange = Annotated[list[Integer], AfterValidator(_ascending)]
 class Source(Section):
     """Where the cohort comes from."""
 
-    kind: Literal["auto", "table", "ukbiobank", "synthetic"]
+    kind: Literal["auto", "table", "ukbiobank", "nhanes", "synthetic"]
     data: str | None
     id_columns: list[str]
     units: dict[str, str]
@@ -81,7 +81,7 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _data_fits_kind(self) -> Source:
-        if self.kind in ("table", "ukbiobank") and self.data is None:
+        if self.kind in ("table", "ukbiobank", "nhanes") and self.data is None:
             raise ValueError(f"kind {self.kind} needs a path in source.data (on the command line: data=FILE)")
         if self.kind == "synthetic" and self.data is not None:
             raise ValueError("kind synthetic reads no data, yet source.data is set")

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from henaw.config import Config, asset_folder
 from henaw.data.files import digest_file, digest_values, remembered_digest
+from henaw.data.nhanes import ID_COLUMNS, is_nhanes, nhanes_files, read_nhanes
+from henaw.data.nhanes_variables import load_nhanes_map
 from henaw.data.panel import Panel, load_biomarkers
 from henaw.data.participants import load_or_create_key, participant_ids, pseudonyms, publishable
 from henaw.data.synthetic import synthetic_table
@@ -63,6 +65,9 @@ def read_cohort(config: Config, panel: Panel) -> Cohort:
     elif kind == "ukbiobank":
         biomarkers, state = measured(config, panel).biomarkers, Path(config.state.folder)
         rows, id_columns = read_ukbiobank(config.source, biomarkers, columns.asked, state), [EID]
+    elif kind == "nhanes":
+        wanted: dict[str, Any] = {"numbers": columns.numbers, "texts": columns.texts, "optional": columns.optional}
+        rows, id_columns = read_nhanes(_path(config), load_nhanes_map(_nhanes_map()), **wanted), list(ID_COLUMNS)
     else:
         path, id_columns = _path(config), config.source.id_columns
         rows = read_table(path, numbers=columns.numbers, texts=[*columns.texts, *id_columns], optional=columns.optional)
@@ -90,6 +95,8 @@ def source_kind(config: Config) -> str:
         return config.source.kind
     if config.source.data is None:
         return "synthetic"
+    if is_nhanes(_path(config)):
+        return "nhanes"
     return "ukbiobank" if is_export(_path(config)) else "table"
 
 
@@ -118,6 +125,11 @@ def source_digest(config: Config, panel: Panel) -> str:
         reading["biomarkers"] = [marker.model_dump(mode="json") for marker in biomarkers]
         return digest_values(reading | {"bytes": sorted(remembered_digest(file, memory) for file in exports)})
     path = _path(config)
+    if kind == "nhanes":
+        wanted = [*columns.numbers, *columns.texts]
+        held = nhanes_files(path, load_nhanes_map(_nhanes_map()), wanted, columns.optional)
+        digests = {what: remembered_digest(file, memory) for what, file in held.items()}
+        return digest_values(reading | {"map": digest_file(_nhanes_map()), "bytes": digests})
     _check_header(path, config, panel, columns)
     digest = remembered_digest(path, memory)
     return digest_values(reading | {"id_columns": config.source.id_columns, "bytes": digest})
@@ -231,6 +243,10 @@ def _conversions(config: Config, panel: Panel) -> dict[str, Conversion]:
 def _path(config: Config) -> Path:
     assert config.source.data is not None  # the settings' own check
     return Path(config.source.data)
+
+
+def _nhanes_map() -> Path:
+    return asset_folder("mlproject") / "nhanes.yaml"
 
 
 def _summaries() -> Path:
