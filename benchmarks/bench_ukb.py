@@ -29,6 +29,7 @@ from henaw.config import asset_folder, load_config
 from henaw.data.panel import load_panel
 from henaw.data.ukb_exports import find_exports
 from henaw.data.ukbiobank import read_ukbiobank
+from henaw.data.withdrawals import withdrawals
 
 WIDE = (20_000, 10_000)
 PANEL = "blood9"
@@ -38,7 +39,7 @@ def henaw(path: Path) -> int:
     """The participant table."""
     config = load_config("ukb", data=str(path))
     panel = load_panel(PANEL, asset_folder("mlproject") / "panels")
-    return len(read_ukbiobank(config.source, panel.biomarkers, {}, path.parent))
+    return len(read_ukbiobank(config.source, panel.biomarkers, {}, path.parent, withdrawals([], path.parent)))
 
 
 def columns(path: Path) -> list[str]:

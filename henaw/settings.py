@@ -63,6 +63,7 @@ def _day(value: object) -> object:
 
 Day = Annotated[str, BeforeValidator(_day)]
 AgeRange = Annotated[list[Integer], AfterValidator(_ascending)]
+Paths = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
 class Source(Section):
@@ -76,6 +77,7 @@ class Source(Section):
     with_ids: str | None
     with_fields: list[Count]
     censored_on: Day | None
+    withdrawals: Paths
     people: Count
     ages: AgeRange
 
@@ -110,8 +112,9 @@ class Validation(Section):
 class Split(Section):
     """Who trains, calibrates and tests."""
 
-    by: Literal["person", "column"]
+    by: Literal["person", "column", "date"]
     column: str | None
+    day: Day | None
     train: list[str | int]
     test: list[str | int]
     test_fraction: OpenFraction
@@ -121,6 +124,8 @@ class Split(Section):
     def _column_named(self) -> Split:
         if self.by == "column" and not (self.column and self.test):
             raise ValueError("by column needs a name in split.column and values in split.test")
+        if self.by == "date" and not (self.column and self.day):
+            raise ValueError("by date needs a name in split.column and a day in split.day, as 2022-11-30")
         if set(self.train) & set(self.test):
             raise ValueError("split.train and split.test share values; expected each on one side")
         return self
@@ -130,6 +135,7 @@ class State(Section):
     """What stays on this machine."""
 
     folder: str
+    lock_seconds: Annotated[Number, Field(ge=0)]
 
 
 class Network(Section):
@@ -155,6 +161,9 @@ class Training(Section):
     input_noise: Annotated[Number, Field(ge=0)]
     recency_column: str | None
     recency_half_life: Positive
+    max_skipped: Count
+    checkpoint_every: Count
+    checkpoints_kept: Annotated[Integer, Field(ge=2)]
     device: Literal["auto", "cpu", "cuda"]
     threads: Annotated[Integer, Field(ge=0)]
 

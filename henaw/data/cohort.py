@@ -23,6 +23,7 @@ from henaw.data.table import read_table, require_columns, table_columns
 from henaw.data.ukb_exports import is_export
 from henaw.data.ukbiobank import EID, export_files, read_ukbiobank
 from henaw.data.units import Conversion, chosen_conversions, convert
+from henaw.data.withdrawals import Withdrawals, withdrawals
 from henaw.errors import BadInput
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def read_cohort(config: Config, panel: Panel) -> Cohort:
     biomarkers (float64, NaN = missing), ``died``, ``followup_months`` and ``visit`` where the source has them, and the
     columns that ``cohort`` and ``split.column`` name. Nothing else of the source is kept.
     Biomarkers in a unit that ``source.units`` names are converted; those then below their detection limit in
-    ``cohort.floors`` hold the limit.
+    ``cohort.floors`` hold the limit. Whoever has withdrawn is gone before anything is counted.
 
     Raises:
         BadInput: a file, column, cell or id that cannot be used.
@@ -59,12 +60,12 @@ def read_cohort(config: Config, panel: Panel) -> Cohort:
     """
     kind = source_kind(config)
     columns, conversions = _Columns.of(config, panel), _conversions(config, panel)
-    digest = source_digest(config, panel)
+    digest, gone = source_digest(config, panel), _withdrawn(config)
     if kind == "synthetic":
         rows, id_columns = _draw_synthetic(config, columns), [_SYNTHETIC_ID]
     elif kind == "ukbiobank":
         biomarkers, state = measured(config, panel).biomarkers, Path(config.state.folder)
-        rows, id_columns = read_ukbiobank(config.source, biomarkers, columns.asked, state), [EID]
+        rows, id_columns = read_ukbiobank(config.source, biomarkers, columns.asked, state, gone), [EID]
     elif kind == "nhanes":
         wanted: dict[str, Any] = {"numbers": columns.numbers, "texts": columns.texts, "optional": columns.optional}
         rows, id_columns = read_nhanes(_path(config), load_nhanes_map(_nhanes_map()), **wanted), list(ID_COLUMNS)
@@ -75,6 +76,9 @@ def read_cohort(config: Config, panel: Panel) -> Cohort:
         raise BadInput(f"{config.source.data}: changed while it was read; run again when it is complete")
     try:
         ids = participant_ids(rows, id_columns)
+        if (out := gone.rows(ids)).any():
+            rows, ids = rows[~out].reset_index(drop=True), ids[~out].reset_index(drop=True)
+            logger.info("withdrawn: %d rows of the source are left out", out.sum())
         people = pseudonyms(ids, load_or_create_key(Path(config.state.folder)))
     except BadInput as error:
         raise BadInput(f"{config.source.data or 'synthetic'}: id columns {', '.join(id_columns)}: {error}") from None
@@ -112,6 +116,7 @@ def source_digest(config: Config, panel: Panel) -> str:
     columns = _Columns.of(config, panel)
     converted = {name: [one.factor, one.zero] for name, one in _conversions(config, panel).items()}
     reading: dict[str, Any] = {"kind": kind, "kept": columns.kept, "floors": config.cohort.floors, "units": converted}
+    reading["withdrawn"] = _withdrawn(config).digest
     if kind == "synthetic":
         drawn = {"people": config.source.people, "ages": config.source.ages, "seed": config.seed}
         catalog = asset_folder("mlproject") / "panels" / "biomarkers.yaml"
@@ -222,7 +227,7 @@ class _Columns:
         asked = dict.fromkeys(config.cohort.plausible, "cohort.plausible")
         asked |= _required(config)
         asked |= dict.fromkeys(config.cohort.exclude, "cohort.exclude")
-        if config.split.by == "column" and config.split.column:
+        if config.split.by != "person" and config.split.column:
             asked[config.split.column] = "split.column"
         if config.training.recency_column:
             asked[config.training.recency_column] = "training.recency_column"
@@ -238,6 +243,13 @@ class _Columns:
 def _conversions(config: Config, panel: Panel) -> dict[str, Conversion]:
     biomarkers = measured(config, panel).biomarkers
     return chosen_conversions(config.source.units, biomarkers, asset_folder("mlproject") / "panels")
+
+
+def _withdrawn(config: Config) -> Withdrawals:
+    gone = withdrawals(config.source.withdrawals, Path(config.state.folder))
+    if config.source.withdrawals and not config.source.id_columns and source_kind(config) == "table":
+        raise BadInput("source.withdrawals: nobody can be found without ids; name their columns in source.id_columns")
+    return gone
 
 
 def _path(config: Config) -> Path:

@@ -20,6 +20,7 @@ from isal import isal_zlib
 
 from henaw.data.table import SUFFIXES, read_table, table_columns, table_header
 from henaw.data.ukb_names import Variable, is_id, variable
+from henaw.data.withdrawals import Withdrawals
 from henaw.errors import BadInput
 
 logger = logging.getLogger(__name__)
@@ -89,8 +90,8 @@ def find_exports(path: Path) -> list[Export]:
     return exports
 
 
-def read_variables(exports: Sequence[Export], wanted: Mapping[Variable, Meaning]) -> Values:
-    """The ``wanted`` variables that ``exports`` have, for each participant of any file.
+def read_variables(exports: Sequence[Export], wanted: Mapping[Variable, Meaning], withdrawn: Withdrawals) -> Values:
+    """The ``wanted`` variables that ``exports`` have, for each participant of any file who has not ``withdrawn``.
 
     A variable that several columns or files hold is theirs together: where one has no value another's counts.
 
@@ -108,6 +109,7 @@ def read_variables(exports: Sequence[Export], wanted: Mapping[Variable, Meaning]
         people = cells.index if not len(people) else people.union(cells.index, sort=False)
         for name in held:
             found[held[name]].append((f"column {name} of {export.path}", cells[name]))
+    people = people[~withdrawn.rows(people.to_series())]
     logger.info("%d participants in %d files", len(people), len(exports))
     columns = {one: _together(one, found.pop(one), people).reset_index(drop=True) for one in sorted(found)}
     return Values(people.to_series().reset_index(drop=True), columns)

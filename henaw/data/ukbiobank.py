@@ -23,6 +23,7 @@ from henaw.data.panel import Biomarker
 from henaw.data.ukb_codings import answered, codes, dates, months, sexes
 from henaw.data.ukb_exports import Export, Meaning, Values, estimated_rows, find_exports, read_ids, read_variables
 from henaw.data.ukb_names import Variable, examples
+from henaw.data.withdrawals import Withdrawals
 from henaw.errors import BadInput, EnvironmentProblem
 from henaw.settings import Source
 
@@ -42,7 +43,11 @@ _CAME, _MEASURED = 1, 2
 
 
 def read_ukbiobank(
-    source: Source, biomarkers: Sequence[Biomarker], asked: Mapping[str, str], state_folder: Path
+    source: Source,
+    biomarkers: Sequence[Biomarker],
+    asked: Mapping[str, str],
+    state_folder: Path,
+    withdrawn: Withdrawals,
 ) -> pd.DataFrame:
     """Read the export at ``source.data``: one row a participant who came to the visit that ``source`` chooses.
 
@@ -51,6 +56,7 @@ def read_ukbiobank(
         biomarkers: the measurements to read, in the units of UK Biobank, which are the canonical ones.
         asked: further columns, and the setting that asks for each: ``centre``, ``visit_date``, or a field as ``p2443``.
         state_folder: where the cache will be; its disk must have room.
+        withdrawn: who is left out of everything, counts included.
 
     Returns:
         ``eid`` (text), ``age_years``, ``sex``, the biomarkers, ``visit`` (its instance, as text), what is asked for (as
@@ -64,7 +70,7 @@ def read_ukbiobank(
     exports = find_exports(_path(source))
     wanted = _wanted(source, biomarkers, asked, exports)
     _require_room(state_folder, estimated_rows(exports), 8 * (len(biomarkers) + len(asked) + 7))
-    values = read_variables(exports, wanted)
+    values = read_variables(exports, wanted, withdrawn)
     first, *others = _visits(source, biomarkers, wanted)
     table = _at_visit(values, first, biomarkers, asked, source.censored_on)
     standing = _standing(table, biomarkers)
