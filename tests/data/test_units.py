@@ -32,7 +32,6 @@ KNOWN_ANSWERS = [
     ("albumin_g_l", "g/dL", 4.5, 45.0),
     ("albumin_g_l", "µmol/L", 676.7, 45.0),
     ("alt_u_l", "µkat/L", 0.5, 30.0),
-    ("ggt_u_l", "nkat/L", 500.0, 30.0),
     ("total_bilirubin_umol_l", "mg/dL", 1.0, 17.1),
     ("creatinine_umol_l", "mg/dL", 1.0, 88.4),
     ("creatinine_umol_l", "mg/L", 10.0, 88.4),
