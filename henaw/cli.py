@@ -63,6 +63,46 @@ def recalibrate(
     typer.echo(closing_words(found, version))
 
 
+fetch = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Bring public data to this machine.")
+app.add_typer(fetch, name="fetch")
+
+
+@fetch.command()
+def nhanes(
+    cycles: Annotated[str, typer.Option(help="Survey cycles, separated by commas: 2007-2008,2009-2010.")],
+    folder: Annotated[Path, typer.Option(help="Where the files go; the folder to name as data afterwards.")] = Path(
+        "nhanes"
+    ),
+    mirror: Annotated[
+        str | None, typer.Option("--from", help="Address of a mirror that has the publisher's paths.")
+    ] = None,
+) -> None:
+    """Download NHANES (CDC, public domain; for statistics only, never to identify anyone) and check what is there."""
+    from henaw.config import asset_folder
+    from henaw.data.nhanes_fetch import fetch_nhanes
+    from henaw.data.nhanes_variables import load_nhanes_map
+
+    progress = ProgressLine()
+    named = [cycle.strip() for cycle in cycles.split(",") if cycle.strip()]
+    with progress.stage("fetch"):
+        known = load_nhanes_map(asset_folder("mlproject") / "nhanes.yaml")
+        done = fetch_nhanes(named, folder, known, base=mirror, progress=progress)
+    typer.echo(f"{folder}: {done.brought} files fetched, {done.present} were there already and are unchanged")
+
+
+@app.command()
+def withdraw(
+    ids: Annotated[Path, typer.Option(help="Ids, one a line without a header (w12345_20260101.csv); or a folder.")],
+    profile: Annotated[str, typer.Option(help="Settings of the runs: a file of mlproject/profiles.")] = "default",
+    overrides: Annotated[str, typer.Option(help="Settings on top: 'state.folder=/path/to/.henaw'.")] = "",
+) -> None:
+    """Remove people from what is kept on this machine, never use them again, and name the runs trained with them."""
+    from henaw.config import load_config
+    from henaw.data.removal import withdraw as remove
+
+    typer.echo(remove(Path(load_config(profile, "", overrides).state.folder), ids).summary())
+
+
 @app.command()
 def doctor() -> None:
     """Check whether this machine is fit for HENAW, and say what to do where it is not."""

@@ -78,10 +78,7 @@ def find_surveys(folder: Path, known: NhanesMap) -> list[Survey]:
         raise BadInput(f"{folder}: no demographics of NHANES; expected DEMO.xpt, DEMO_B.xpt, … in it or its subfolders")
     if left := len(named) - len(read):
         logger.info("%s: %d files hold nothing that is read: left alone", folder, left)
-    there = [survey.cycle for survey in surveys]
-    for cycle in there:
-        if again := [other for other in known.cycles[cycle].includes if other in there]:
-            raise BadInput(f"{folder}: cycle {cycle} has the people of {again[0]} again; expected one of the two")
+    known.require_apart([survey.cycle for survey in surveys], str(folder))
     return surveys
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -134,6 +134,16 @@ class NhanesMap(_Part):
         if cycle not in self.cycles:
             raise BadInput(f"NHANES cycle {cycle!r}: unknown; expected one of {', '.join(self.cycles)}")
         return cycle
+
+    def require_apart(self, cycles: Sequence[str], where: str) -> None:
+        """Check that nobody is in two of ``cycles``, which are ``where``.
+
+        Raises:
+            BadInput: one has the people of another again.
+        """
+        for cycle in cycles:
+            if again := [other for other in self.cycles[cycle].includes if other in cycles]:
+                raise BadInput(f"{where}: cycle {cycle} has the people of {again[0]} again; expected one of the two")
 
 
 def load_nhanes_map(path: Path) -> NhanesMap:
