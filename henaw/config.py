@@ -28,6 +28,7 @@ from henaw.settings import (
     Source,
     Split,
     State,
+    Study,
     Tracking,
     Training,
     Validation,
@@ -58,6 +59,7 @@ class Config(Section):
     mortality: Mortality
     scoring: Scoring
     evaluation: Evaluation
+    study: Study
     tracking: Tracking
 
     @property

@@ -201,3 +201,19 @@ class Tracking(Section):
 
     experiment: Annotated[str, Field(min_length=1)]
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None
+class Study(Section):
+    """How settings are searched for."""
+
+    space: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")] | None
+    trials: Count
+    objective: Literal["crps", "partial_likelihood", "concordance"] | None
+    validation_fraction: OpenFraction
+    pruner: Literal["median", "hyperband", "none"]
+    coverage_off: OpenFraction | None
+    memory_mib: Positive | None
+    latency_ms: Positive | None
+    compare: bool
+    storage: Annotated[str, Field(pattern=r"^postgresql(\+psycopg)?://")] | None
+    heartbeat_seconds: Count
+
+
