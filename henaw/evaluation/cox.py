@@ -96,3 +96,25 @@ def _newton_step(x: Array, years: Array, died: Array, coefficients: Array) -> St
         return np.asarray(np.linalg.solve(information, score.T[..., None])[..., 0])
 
     return step
+
+
+def partial_likelihood_loss(log_hazard: Array, years: Array, died: Array) -> float:
+    """Negative log of Cox's partial likelihood a death, in nats, with Breslow's ties; nothing is fitted.
+
+    −(1/d)·Σ_deaths [η_i − log Σ_{j at risk} exp η_j] (Cox 1975, Biometrika 62).
+
+    Args:
+        log_hazard: η, relative, shape (n,).
+        years: follow-up, shape (n,).
+        died: 1 died, 0 censored, shape (n,).
+
+    Raises:
+        BadInput: nobody died.
+    """
+    death = died > 0
+    if not death.any():
+        raise BadInput("partial likelihood: expected deaths, found none")
+    latest_first = np.argsort(-years, kind="stable")
+    at_risk = np.logaddexp.accumulate(log_hazard[latest_first])
+    last = np.searchsorted(-years[latest_first], -years[death], side="right") - 1  # all who were followed as long
+    return float(np.mean(at_risk[last] - log_hazard[death]))
