@@ -11,7 +11,7 @@ import typer
 from henaw.config import Config, load_config
 from henaw.console import ProgressLine, run_stage
 from henaw.data.panel import Panel
-from henaw.data.splits import split
+from henaw.data.stored_splits import kept_split
 from henaw.errors import BadInput
 from henaw.evaluation import gallery
 from henaw.evaluation.evaluate import evaluate
@@ -45,7 +45,7 @@ def main(profile: str = "default", data: str = "", overrides: str = "", model: s
         with ProgressLine().stage("evaluate"):
             panel = _same_panel(config, clock.panel)
             table, _ = clean(judge(config, panel), config, panel)
-            parts = split(table, config.split, config.seed)
+            parts = kept_split(table, config)
             train = table.iloc[np.union1d(parts.train, parts.calibration)]
             report = run(config, clock, train, table.iloc[parts.test])
     typer.echo(report.summary())

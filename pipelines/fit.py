@@ -10,7 +10,7 @@ import pandas as pd
 from henaw.config import Config
 from henaw.console import ProgressLine
 from henaw.data.panel import Panel
-from henaw.data.splits import split
+from henaw.data.stored_splits import kept_split
 from henaw.evaluation import training_plots
 from henaw.model.clock import Clock
 from henaw.registry import tracking
@@ -46,7 +46,7 @@ class ProgressEvents(Events):
 
 def run(config: Config, panel: Panel, table: pd.DataFrame, progress: ProgressLine) -> Fitted:
     """Split ``table`` by participant, fit the clock, log history and figures to the active run."""
-    parts = split(table, config.split, config.seed)
+    parts = kept_split(table, config)
     tracking.log_params(
         {
             "panel": panel.name,

@@ -6,13 +6,16 @@ import os
 import shlex
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import typer
 
 from henaw.config import Config, asset_folder, load_config
 from henaw.console import ProgressLine, run_stage
+from henaw.data.cohort import PARTICIPANT
 from henaw.data.panel import load_panel
+from henaw.data.trainings import record_training
 from henaw.evaluation.report import Report
 from henaw.model.storage import CLOCK_FOLDER, save_clock
 from henaw.registry import tracking
@@ -25,13 +28,16 @@ def run(config: Config) -> tuple[Report, Version]:
     panel = load_panel(config.panel, asset_folder("mlproject") / "panels")
     progress = ProgressLine()
     with tracking.parent_run(config, "train") as run_id:
-        with tracking.child_run("validate"), progress.stage("validate"):
-            kept = cache.find(config, panel)
-            cohort = validate.run(config, panel) if kept is None else validate.run_kept(kept)
-        with tracking.child_run("cache"), progress.stage("cache"):
-            table = cache.run(config, panel, cohort, hit=kept is not None)
+        with ExitStack() as building:  # an equal run in another process waits until this cohort is kept
+            with tracking.child_run("validate"), progress.stage("validate"):
+                found = building.enter_context(cache.looked_up(config, panel))
+                kept = found.cohort
+                cohort = validate.run(config, panel) if kept is None else validate.run_kept(kept)
+            with tracking.child_run("cache"), progress.stage("cache"):
+                table = cache.run(config, panel, found, cohort)
         with tracking.child_run("train"), progress.stage("train"):
             fitted = fit.run(config, panel, table, progress)
+            record_training(Path(config.state.folder), run_id, fitted.train[PARTICIPANT])
         with tracking.child_run("evaluate"), progress.stage("evaluate"):
             report = evaluate.run(config, fitted.clock, fitted.train, fitted.test)
         tracking.log_metrics(report.main)  # on the parent too: that is the row people compare

@@ -3,32 +3,29 @@
 An entry is ``<key>-<digest>.h5`` and its seal ``<key>.blake2b``, a line in the format of ``b2sum --length=256``. The
 seal is written last and read first, and names the file by its digest: at any moment a key has a whole entry or none,
 also where two processes write it at once. Each dataset carries fletcher32 on top. What does not match is set aside and
-built again. Files hold individual-level data: mode 0600, in a folder of mode 0700.
+built again. A lock lets one process build while others wait for what it makes. Files hold individual-level data: mode
+0600, in a folder of mode 0700.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import logging
+import os
 import re
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Set
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-from numpy.typing import NDArray
 
 from henaw import __version__
 from henaw.config import Config, asset_folder
 from henaw.data.cohort import PARTICIPANT, source_digest
+from henaw.data.cohort_image import decode, encode
 from henaw.data.files import (
     digest_file,
     digest_values,
@@ -38,15 +35,20 @@ from henaw.data.files import (
     remove_orphans,
     write_atomically,
 )
+from henaw.data.handles import read_kept_open
+from henaw.data.locks import locked
 from henaw.data.panel import Panel
 from henaw.data.participants import key_fingerprint, load_or_create_key
 from henaw.errors import EnvironmentProblem
 
 logger = logging.getLogger(__name__)
 
+FOLDER = "cache"
+
 _SCHEMA = 1  # of the file; another number, another key
-_CHUNK_ROWS = 65_536
 _ORPHAN_SECONDS = 3600.0
+_ACCESSES_FILE = "accesses"
+_ACCESSES = 1000  # that the hit rate is of
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +61,14 @@ class CachedCohort:
 
 def cache_folder(config: Config) -> Path:
     """Where the cohorts of ``config`` are kept."""
-    return Path(config.state.folder) / "cache"
+    return Path(config.state.folder) / FOLDER
 
 
 def cache_key(config: Config, panel: Panel) -> str:
     """The name of the clean cohort that ``config`` and ``panel`` lead to, in 32 hexadecimal digits.
 
-    It follows the source's bytes, how they are read, judged and filtered, the suites, the panel, the pseudonym key, and
-    the version and code of the rooms that do it.
+    It follows the source's bytes, who has withdrawn, how they are read, judged and filtered, the suites, the panel, the
+    pseudonym key, and the version and code of the rooms that do it.
 
     Raises:
         BadInput: the source cannot be read.
@@ -91,18 +93,54 @@ def cache_key(config: Config, panel: Panel) -> str:
     )[:32]
 
 
-def cached(folder: Path, key: str, build: Callable[[], CachedCohort]) -> tuple[CachedCohort, bool]:
+@dataclass(frozen=True, eq=False)
+class Access:
+    """What the cache had under a key: the cohort, or None where it is now to be built; and what looking took.
+
+    ``hit_rate`` is that of the last accesses on this machine, this one included.
+    """
+
+    key: str
+    cohort: CachedCohort | None
+    lock_seconds: float
+    load_seconds: float
+    hit_rate: float
+
+
+@contextmanager
+def access(folder: Path, key: str, longest_wait: float) -> Iterator[Access]:
+    """Look ``key`` up; where there is nothing, the block may build and ``store`` it while other processes wait.
+
+    They wait for ``longest_wait`` seconds at most and then build it too, which is wasteful and harmless.
+
+    Raises:
+        EnvironmentProblem: the disk does not allow it.
+    """
+    began, lock_seconds = time.perf_counter(), 0.0
+    with ExitStack() as held:
+        found, _ = _look(folder, key)
+        if found is None:
+            private_folder(folder)
+            lock_seconds = held.enter_context(locked(folder / f"{key}.lock", longest_wait)).seconds
+            found = load(folder, key)
+        load_seconds = time.perf_counter() - began - lock_seconds
+        yield Access(key, found, lock_seconds, load_seconds, _count_access(folder, hit=found is not None))
+
+
+def cached(
+    folder: Path, key: str, build: Callable[[], CachedCohort], longest_wait: float = 600.0
+) -> tuple[CachedCohort, bool]:
     """The cohort under ``key``, built and kept where the cache has none; True where the cache had it.
 
     Raises:
         EnvironmentProblem: the disk does not allow it.
     """
-    found = load(folder, key)
-    if found is not None:
-        return found, True
-    built = build()
-    store(folder, key, built)
-    return built, False
+    with access(folder, key, longest_wait) as found:
+        if found.cohort is not None:
+            return found.cohort, True
+        built = build()
+        store(folder, key, built)
+        return built, False
 
 
 def load(folder: Path, key: str) -> CachedCohort | None:
@@ -111,24 +149,55 @@ def load(folder: Path, key: str) -> CachedCohort | None:
     Raises:
         EnvironmentProblem: the disk does not allow it.
     """
+    cohort, damaged = _look(folder, key)
+    if damaged:
+        seal = _seal(folder, key)
+        logger.warning("cache: entry %s is damaged; set aside as %s.corrupt, to be built again", key, seal)
+        for path in damaged:
+            _set_aside(path)
+    return cohort
+
+
+def remove_people(folder: Path, people: Set[str]) -> int:
+    """Remove every entry with one of ``people`` (pseudonyms), and whatever cannot be read; returns how many files.
+
+    Entries are not rewritten: their facts count these people, and nobody looks for their keys any more.
+
+    Raises:
+        EnvironmentProblem: the disk does not allow it.
+    """
+    kept = {_ACCESSES_FILE}
+    for seal in folder.glob("*.blake2b"):
+        cohort, _ = _look(folder, seal.stem)
+        if cohort is not None and not cohort.table[PARTICIPANT].isin(list(people)).any():
+            kept |= {seal.name, _file(folder, seal.stem, seal.read_text()[:64]).name}
+    gone = [path for path in folder.glob("*") if path.name not in kept and path.suffix != ".lock"]
+    try:
+        for path in gone:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise EnvironmentProblem(f"{folder}: an entry cannot be removed: {error.strerror}") from None
+    return len(gone)
+
+
+def _look(folder: Path, key: str) -> tuple[CachedCohort | None, list[Path]]:
+    """The cohort under ``key`` if there is a whole one, else the files of a damaged one."""
     began = time.perf_counter()
     seal = _seal(folder, key)
     try:
         digest = seal.read_bytes()[:64].decode("ascii", "replace")
         file = _file(folder, key, digest) if re.fullmatch("[0-9a-f]{64}", digest) else None
-        image = file.read_bytes() if file and file.exists() else b""
+        image = read_kept_open(file) if file and file.exists() else b""
     except FileNotFoundError:
-        return None
+        return None, []
     except OSError as error:
         raise EnvironmentProblem(f"{folder}: cache cannot be read: {error.strerror}") from None
-    cohort = _decode(image) if _digest(image) == digest else None
-    if cohort is None:
-        logger.warning("cache: entry %s is damaged; set aside as %s.corrupt, to be built again", key, seal)
-        for path in (seal, file):
-            _set_aside(path)
-        return None
+    content = decode(image) if _digest(image) == digest else None
+    if content is None:
+        return None, [path for path in (seal, file) if path]
+    cohort = CachedCohort(*content)
     logger.info("cache: %d rows in %.2f s from %s", len(cohort.table), time.perf_counter() - began, file)
-    return cohort
+    return cohort, []
 
 
 def store(folder: Path, key: str, cohort: CachedCohort) -> None:
@@ -142,7 +211,7 @@ def store(folder: Path, key: str, cohort: CachedCohort) -> None:
     for file in folder.glob("*.h5"):
         if not _is_sealed(file):
             remove_if_old(file, _ORPHAN_SECONDS)
-    image = _encode(cohort)
+    image = encode(cohort.table, cohort.facts)
     digest = _digest(image)
     file = _file(folder, key, digest)
 
@@ -150,8 +219,8 @@ def store(folder: Path, key: str, cohort: CachedCohort) -> None:
         temporary.write_bytes(image)
         flush_to_disk(temporary)
         written = temporary.read_bytes()
-        again = _decode(written) if written == image else None
-        if again is None or not again.table.equals(cohort.table):
+        again = decode(written) if written == image else None
+        if again is None or not again[0].equals(cohort.table):
             raise EnvironmentProblem(f"{file}: the disk gives back other bytes than were written")
 
     write_atomically(file, write)
@@ -175,67 +244,25 @@ def _is_sealed(file: Path) -> bool:
         return False
 
 
-def _set_aside(path: Path | None) -> None:
+def _set_aside(path: Path) -> None:
     with suppress(FileNotFoundError):  # another process was first
-        if path is not None:
-            path.replace(path.with_name(f"{path.name}.corrupt"))
+        path.replace(path.with_name(f"{path.name}.corrupt"))
+
+
+def _count_access(folder: Path, *, hit: bool) -> float:
+    """Note a hit or miss as one more byte of a file, and return the rate of hits; NaN where the disk refuses."""
+    try:
+        descriptor = os.open(folder / _ACCESSES_FILE, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(descriptor, b"h" if hit else b"m")
+            size = os.fstat(descriptor).st_size
+            recent = os.pread(descriptor, _ACCESSES, max(0, size - _ACCESSES))
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return float("nan")
+    return recent.count(b"h") / len(recent)
 
 
 def _digest(image: bytes) -> str:
     return hashlib.blake2b(image, digest_size=32).hexdigest()
-
-
-def _encode(cohort: CachedCohort) -> bytes:
-    """The cohort as an HDF5 image: equal cohorts give equal bytes.
-
-    ``participants`` (rows, 16) bytes, ``numbers`` (columns, rows) float64, ``texts`` (columns, rows) int32 positions in
-    the column's list of values (-1 = missing), ``header`` JSON in UTF-8: names in order, lists of values, facts.
-    """
-    table = cohort.table
-    if not len(table) or not table.index.equals(pd.RangeIndex(len(table))):
-        raise ValueError("a cohort to cache has rows, numbered from 0")
-    texts = {name: pd.factorize(table[name]) for name in table if table[name].dtype == "str" and name != PARTICIPANT}
-    numbers = [name for name in table if name != PARTICIPANT and name not in texts]
-    if not all(table[name].dtype == np.float64 for name in numbers):
-        raise ValueError("a cohort to cache has columns of float64 and str alone")
-    header = {
-        "columns": list(table.columns),
-        "numbers": numbers,
-        "texts": {name: values.tolist() for name, (_, values) in texts.items()},
-        "facts": cohort.facts,
-    }
-    pseudonyms = bytes.fromhex("".join(table[PARTICIPANT].tolist()))
-    image = io.BytesIO()
-    with h5py.File(image, "w") as file:
-        _write(file, "participants", np.frombuffer(pseudonyms, np.uint8).reshape(len(table), -1))
-        _write(file, "numbers", table[numbers].to_numpy().T)
-        _write(file, "texts", np.array([codes for codes, _ in texts.values()], np.int32))
-        _write(file, "header", np.frombuffer(json.dumps(header, ensure_ascii=False).encode(), np.uint8))
-    return image.getvalue()
-
-
-def _write(file: h5py.File, name: str, values: NDArray[Any]) -> None:
-    chunks = tuple(min(size, _CHUNK_ROWS) for size in values.shape)  # without chunks HDF5 keeps no checksum
-    file.create_dataset(name, data=values, chunks=chunks, fletcher32=True)
-
-
-def _decode(image: bytes) -> CachedCohort | None:
-    """The cohort of an HDF5 image, None where it is not one."""
-    try:
-        with h5py.File(io.BytesIO(image), "r") as file:
-            header = json.loads(file["header"][()].tobytes())
-            pseudonyms, numbers, codes = (file[name][()] for name in ("participants", "numbers", "texts"))
-        columns: dict[str, Any] = dict(zip(header["numbers"], numbers, strict=True))
-        columns[PARTICIPANT] = _hexadecimal(pseudonyms)
-        for (name, values), positions in zip(header["texts"].items(), codes, strict=True):
-            columns[name] = pa.array([*values, None], pa.string()).take(np.where(positions < 0, len(values), positions))
-        return CachedCohort(pa.table({name: columns[name] for name in header["columns"]}).to_pandas(), header["facts"])
-    except (OSError, KeyError, ValueError, TypeError, IndexError, RuntimeError, AttributeError):
-        return None
-
-
-def _hexadecimal(rows: NDArray[np.uint8]) -> pa.Array:
-    """Each row of bytes (n, width) as 2·width digits; a list of n Python strings would take half the loading time."""
-    digits = pa.py_buffer(rows.tobytes().hex().encode())
-    fixed = pa.binary(2 * rows.shape[1])
-    return pa.FixedSizeBinaryArray.from_buffers(fixed, len(rows), [None, digits]).cast(pa.binary()).cast(pa.string())
