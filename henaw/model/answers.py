@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Number
 from typing import Any
 
@@ -17,7 +17,6 @@ from henaw.model.distribution import central_levels
 from henaw.model.ensemble import AGE_CENTER
 
 Array = NDArray[np.float64]
-Reasons = Mapping[str, NDArray[np.bool_]]
 
 NUMBERS = (
     "biological_age_years",
@@ -49,6 +48,24 @@ def output_columns(target: Target) -> tuple[str, ...]:
     return (*number_columns(target), "status", "flags")
 
 
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The answers to n rows, without pandas.
+
+    Attributes:
+        numbers: the columns of ``number_columns`` and, where asked for, ``QUANTILE_COLUMNS``, in that order, each (n,);
+            all finite, those of a row that abstains not to be shown.
+        abstains: the rows without an answer, (n,).
+        status: ``ok``, ``warn`` or ``abstain``, n of them.
+        flags: the reasons, separated by ``;``, n of them.
+    """
+
+    numbers: dict[str, Array]
+    abstains: NDArray[np.bool_]
+    status: list[str]
+    flags: list[str]
+
+
 def answer(clock: Clock, rows: pd.DataFrame, coverage: float, *, quantiles: bool = False) -> pd.DataFrame:
     """Score rows.
 
@@ -69,14 +86,38 @@ def answer(clock: Clock, rows: pd.DataFrame, coverage: float, *, quantiles: bool
         BadInput: a column is missing, repeated or not numeric, or ``coverage`` is impossible.
     """
     central_levels(coverage)  # an impossible coverage is refused whatever the rows
-    biomarkers, sex, age = _arrays(clock.panel, rows)
-    abstain, warn, note = _reasons(clock, biomarkers, sex, age)
+    answers = answer_arrays(clock, *_arrays(clock.panel, rows), coverage, quantiles=quantiles)
+    columns: dict[str, Any] = dict(answers.numbers)
+    if answers.abstains.any():
+        columns = {name: np.where(answers.abstains, None, values.astype(object)) for name, values in columns.items()}
+    texts = {name: np.array(getattr(answers, name), dtype=object) for name in ("status", "flags")}
+    ordered = {name: (columns | texts)[name] for name in (*output_columns(clock.target), *columns)}
+    return pd.DataFrame(ordered, index=rows.index)
+
+
+def answer_arrays(
+    clock: Clock, biomarkers: Array, sex: Array, age: Array, coverage: float, *, quantiles: bool = False
+) -> Answers:
+    """As ``answer``, from arrays that are already what the clock reads: what serving does for every request.
+
+    Args:
+        clock: the fitted clock.
+        biomarkers: (n, m) in the panel's order, NaN = missing, of any size.
+        sex: codes as in ``SEXES``, NaN = missing or unknown, (n,).
+        age: (n,), NaN = missing.
+        coverage: of the interval, strictly between 0 and 1.
+        quantiles: add ``q01`` … ``q99``.
+
+    Raises:
+        BadInput: ``coverage`` is impossible.
+    """
+    applies, abstains, warns, believable = _reasons(clock, biomarkers, sex, age)
     # what is not going to be answered must not reach the network with values of unknown size
     usable = np.where(np.isfinite(biomarkers), biomarkers, np.nan)
-    believable = np.where(abstain["age_missing"] | abstain["age_implausible"], AGE_CENTER, age)
-    distribution = clock.predict(usable, sex, believable)
+    age = np.where(believable, age, AGE_CENTER)
+    distribution = clock.predict(usable, sex, age)
     lower, upper = distribution.interval(coverage)
-    gap = distribution.median - believable
+    gap = distribution.median - age
     numbers = [
         distribution.median,
         lower,
@@ -84,24 +125,18 @@ def answer(clock: Clock, rows: pd.DataFrame, coverage: float, *, quantiles: bool
         distribution.aleatoric_sd,
         distribution.epistemic_sd,
         gap,
-        clock.gap.adjust(gap, believable),
+        clock.gap.adjust(gap, age),
     ]
     if clock.hazard is not None:
         horizons = np.array(RISK_YEARS, dtype=np.float64)
         risks = 1.0 - clock.hazard.survival(distribution, horizons)
         ends = clock.hazard.risk_interval(distribution, horizons, coverage)
-        numbers += list(np.stack([risks, *ends], axis=2).reshape(len(rows), len(RISKS)).T)
-    columns: dict[str, Any] = dict(zip(number_columns(clock.target), numbers, strict=True))
-    refused = _any(abstain, len(rows))
-    status = np.where(refused, "abstain", np.where(_any(warn, len(rows)), "warn", "ok"))
-    columns["status"] = status.astype(object)
-    columns["flags"] = _flags({**abstain, **warn, **note}, len(rows))
+        numbers += list(np.stack([risks, *ends], axis=2).reshape(len(age), len(RISKS)).T)
+    columns = dict(zip(number_columns(clock.target), numbers, strict=True))
     if quantiles:
         columns.update(zip(QUANTILE_COLUMNS, distribution.quantiles(QUANTILE_LEVELS).T, strict=True))
-    for name, values in columns.items():
-        if refused.any() and name not in ("status", "flags"):
-            columns[name] = np.where(refused, None, values.astype(object))
-    return pd.DataFrame(columns, index=rows.index)
+    status = np.where(abstains, "abstain", np.where(warns, "warn", "ok")).tolist()
+    return Answers(columns, abstains, status, _flags(clock.panel, applies))
 
 
 def _arrays(panel: Panel, rows: pd.DataFrame) -> tuple[Array, Array, Array]:
@@ -138,40 +173,55 @@ def _objects(column: pd.Series[Any]) -> list[Any]:
     return column.tolist() if pd.api.types.is_object_dtype(column) else []
 
 
-def _reasons(clock: Clock, biomarkers: Array, sex: Array, age: Array) -> tuple[Reasons, Reasons, Reasons]:
-    """The rows (n,) with each reason to abstain, each reason to warn, and each thing merely noted."""
-    missing = np.isnan(biomarkers)
-    abstain = {
-        "sex_missing_or_unknown": np.isnan(sex),
-        "age_missing": np.isnan(age),
-        "age_implausible": ~np.isnan(age) & ~((age >= 0) & (age <= 120)),
-        "too_many_missing": missing.sum(axis=1) > clock.max_missing,
-    }
+_ABSTAIN = ("sex_missing_or_unknown", "age_missing", "age_implausible", "too_many_missing")
+
+
+def reason_names(panel: Panel) -> tuple[str, ...]:
+    """Every reason that ``flags`` may name, in its order: to abstain, to warn, and what is merely noted."""
+    return (
+        *_ABSTAIN,
+        *(f"implausible:{name}" for name in panel.names),
+        "age_outside_training",
+        *(f"outside_training:{name}" for name in panel.names),
+        *(f"missing:{name}" for name in panel.names),  # allowed, and paid for with a wider interval
+    )
+
+
+def _reasons(
+    clock: Clock, biomarkers: Array, sex: Array, age: Array
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which of ``reason_names`` apply (n, reasons), and the rows (n,) that abstain, warn, and have a believable age."""
+    markers = len(clock.panel.names)
+    low, high = np.array([marker.plausible for marker in clock.panel.biomarkers]).T
+    missing, believable = np.isnan(biomarkers), (age >= 0) & (age <= 120)
+    implausible = ~missing & ~((biomarkers >= low) & (biomarkers <= high))
+    outside = (biomarkers < clock.trained_on.lowest) | (biomarkers > clock.trained_on.highest)
     youngest, oldest = clock.trained_on.ages
-    # whole-year ages: someone of the oldest age is not yet a year older
-    warn = {"age_outside_training": (age < youngest) | (age >= oldest + 1)}
-    note = {}
-    for position, marker in enumerate(clock.panel.biomarkers):
-        values = biomarkers[:, position]
-        low, high = marker.plausible
-        implausible = ~missing[:, position] & ~((values >= low) & (values <= high))
-        outside = (values < clock.trained_on.lowest[position]) | (values > clock.trained_on.highest[position])
-        abstain[f"implausible:{marker.name}"] = implausible
-        warn[f"outside_training:{marker.name}"] = outside & ~implausible
-        note[f"missing:{marker.name}"] = missing[:, position]  # allowed, and paid for with a wider interval
-    return abstain, warn, note
+    no_age = np.isnan(age)
+    columns = [
+        np.isnan(sex)[:, None],
+        no_age[:, None],
+        (~no_age & ~believable)[:, None],
+        (missing.sum(axis=1) > clock.max_missing)[:, None],
+        implausible,
+        # whole-year ages: someone of the oldest age is not yet a year older
+        ((age < youngest) | (age >= oldest + 1))[:, None],
+        outside & ~implausible,
+        missing,
+    ]
+    applies: NDArray[np.bool_] = np.concatenate(columns, axis=1)
+    to_abstain = len(_ABSTAIN) + markers
+    abstains = np.logical_or.reduce(applies[:, :to_abstain], axis=1)
+    warns = np.logical_or.reduce(applies[:, to_abstain : to_abstain + 1 + markers], axis=1)
+    return applies, abstains, warns, believable
 
 
-def _any(reasons: Reasons, rows: int) -> NDArray[np.bool_]:
-    found = np.zeros(rows, dtype=bool)
-    for applies in reasons.values():
-        found |= applies
-    return found
-
-
-def _flags(reasons: Reasons, rows: int) -> NDArray[np.object_]:
-    flags = np.full(rows, "", dtype=object)
-    for name, applies in reasons.items():
-        for row in np.flatnonzero(applies):
-            flags[row] = f"{flags[row]};{name}" if flags[row] else name
+def _flags(panel: Panel, applies: NDArray[np.bool_]) -> list[str]:
+    """The reasons of each row by name, separated by ``;``."""
+    flags = [""] * len(applies)
+    rows, reasons = np.nonzero(applies)
+    if rows.size:
+        names = reason_names(panel)
+        for row, reason in zip(rows.tolist(), reasons.tolist(), strict=True):
+            flags[row] = f"{flags[row]};{names[reason]}" if flags[row] else names[reason]
     return flags
