@@ -12,7 +12,6 @@ functions, their Wasserstein-2 barycenter is the plain average of what they say.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -57,8 +56,11 @@ class QuantileHead:
 
     def basis(self, z: Array) -> Array:
         """B_j at normal scores ``z`` (…,), shape (segments, …)."""
-        ends = [-np.inf, *ndtri(np.array(self.knots, dtype=np.float64)), np.inf]
-        return np.stack([np.clip(z, low, high) - np.clip(0.0, low, high) for low, high in pairwise(ends)])
+        ends = np.array([-np.inf, *ndtri(np.array(self.knots, dtype=np.float64)), np.inf])
+        ends = ends.reshape(-1, *[1] * np.ndim(z))
+        low, high = ends[:-1], ends[1:]
+        basis: Array = np.minimum(np.maximum(z, low), high) - np.minimum(np.maximum(0.0, low), high)
+        return basis
 
     def quantiles(self, outputs: Array, z: Array, age: Array) -> Array:
         """Members' quantiles in years at the same levels for everybody.
