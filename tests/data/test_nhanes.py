@@ -120,6 +120,27 @@ def test_files_are_of_one_cycle_and_survey_numbers_differ(known: NhanesMap) -> N
     assert len({cycle.survey for cycle in known.cycles.values()}) == len(known.cycles)
 
 
+# What NCHS's documentation says of the cycles, written down apart from the map.
+DOCUMENTED = [
+    ("2001-2002", "alkaline_phosphatase_u_l", "LBDSAPSI"), ("2003-2004", "alkaline_phosphatase_u_l", "LBXSAPSI"),
+    ("2001-2002", "creatinine_umol_l", "LBDSCR"), ("1999-2000", "creatinine_umol_l", "LBXSCR"),
+    ("2001-2002", "total_bilirubin_umol_l", "LBDSTB"), ("2005-2006", "total_bilirubin_umol_l", "LBXSTB"),
+    ("1999-2000", "hdl_mmol_l", "LBDHDL"), ("2001-2002", "hdl_mmol_l", "LBDHDL"), ("2003-2004", "hdl_mmol_l", "LBXHDD"),
+    ("2005-2006", "hdl_mmol_l", "LBDHDD"), ("2009-2010", "crp_mg_l", "LBXCRP"), ("2015-2016", "crp_mg_l", "LBXHSCRP"),
+    ("1999-2000", "cystatin_c_mg_l", "SSCYPC"), ("2017-2018", "systolic_bp_mmhg", "BPXSY1 BPXSY2 BPXSY3 BPXSY4"),
+    ("2017-2020", "systolic_bp_mmhg", "BPXOSY1 BPXOSY2 BPXOSY3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cycle", "name", "variables"), DOCUMENTED)
+def test_variables_of_a_cycle_are_those_of_its_documentation(
+    known: NhanesMap, cycle: str, name: str, variables: str
+) -> None:
+    column = known.column_in(name, cycle)
+    assert column is not None
+    assert column.variables == variables.split()
+
+
 CREATININE = {
     "1999-2000": (1.013 * 1.1 + 0.147) * 88.4,
     "2001-2002": 1.1 * 88.4,
