@@ -61,6 +61,14 @@ def _day(value: object) -> object:
     return text
 
 
+def _database_without_password(url: str) -> str:
+    if not re.match(r"postgresql(\+psycopg)?://", url):
+        raise ValueError("expected postgresql://USER@HOST/DATABASE")
+    if re.match(r"[^:]+://[^/@]*:[^/@]*@", url):
+        raise ValueError("holds a password, and settings are logged; put it into PGPASSWORD or ~/.pgpass")
+    return url
+
+
 Day = Annotated[str, BeforeValidator(_day)]
 AgeRange = Annotated[list[Integer], AfterValidator(_ascending)]
 Paths = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
@@ -213,7 +221,7 @@ class Study(Section):
     memory_mib: Positive | None
     latency_ms: Positive | None
     compare: bool
-    storage: Annotated[str, Field(pattern=r"^postgresql(\+psycopg)?://")] | None
+    storage: Annotated[str, AfterValidator(_database_without_password)] | None
     heartbeat_seconds: Count
 
 

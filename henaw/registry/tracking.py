@@ -91,6 +91,15 @@ def require_models() -> None:
 
 def _knock(uri: str) -> None:
     """Raise ``OSError`` soon where nobody answers: MLflow's own client would try for minutes."""
+def answers() -> bool:
+    """Whether the tracking store answers a knock at this moment."""
+    try:
+        _knock(mlflow.get_tracking_uri())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https"):
         with contextlib.suppress(urllib.error.HTTPError):  # an answer, if not a friendly one
