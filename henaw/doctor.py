@@ -169,7 +169,7 @@ def _disk(folder: Path) -> Finding:
 def _device(_: Path) -> Finding:
     import torch
 
-    from henaw.training.trainer import available_cores
+    from henaw.training.device import available_cores
 
     if torch.cuda.is_available():
         return Finding("device", "ok", f"GPU {torch.cuda.get_device_name()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,12 @@ from henaw.data.stored_splits import kept_split
 from henaw.evaluation import training_plots
 from henaw.model.clock import Clock
 from henaw.registry import tracking
+from henaw.training.checkpoints import Checkpoints
 from henaw.training.fit import fit_clock
+from henaw.training.history import read_history
 from henaw.training.telemetry import Events, Listeners
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,20 @@ class ProgressEvents(Events):
         self._progress.update((epoch + 1) / self._epochs, detail)
 
 
-def run(config: Config, panel: Panel, table: pd.DataFrame, progress: ProgressLine) -> Fitted:
+class WayOn(Events):
+    """Says how to go on with a run that was stopped."""
+
+    def __init__(self, run_id: str) -> None:
+        """Speak of run ``run_id``."""
+        self._run_id = run_id
+
+    def on_stopped(self, epoch: int, batch: int) -> None:
+        """Name the command."""
+        command = f"mlflow run . -e train -P resume={self._run_id}"
+        logger.warning("stopped in epoch %d after %d steps of it; all is saved, go on with: %s", epoch, batch, command)
+
+
+def run(config: Config, panel: Panel, table: pd.DataFrame, progress: ProgressLine, checkpoints: Checkpoints) -> Fitted:
     """Split ``table`` by participant, fit the clock, log history and figures to the active run."""
     parts = kept_split(table, config)
     tracking.log_params(
@@ -56,13 +74,15 @@ def run(config: Config, panel: Panel, table: pd.DataFrame, progress: ProgressLin
     )
     tracking.log_params({f"network.{name}": str(value) for name, value in config.network.model_dump().items()})
     tracking.log_params({f"training.{name}": value for name, value in config.training.model_dump().items()})
-    clock, history = fit_clock(
+    clock, _ = fit_clock(
         table.iloc[parts.train],
         table.iloc[parts.calibration],
         panel,
         config,
-        Listeners([tracking.TrackingEvents(), ProgressEvents(progress)]),
+        Listeners([tracking.TrackingEvents(), ProgressEvents(progress), WayOn(checkpoints.folder.name)]),
+        checkpoints,
     )
+    history = list(read_history(checkpoints.history_path))
     tracking.log_json(history, "history.json")
     loss = {"age": "CRPS (years)", "mortality": "negative log likelihood (nats)"}
     tracking.log_figure(training_plots.loss_curves(history, loss[config.target]), "loss")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -10,24 +11,29 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import typer
+import yaml
 
-from henaw.config import Config, asset_folder, load_config
+from henaw.config import Config, asset_folder, load_config, validate_config
 from henaw.console import ProgressLine, run_stage
 from henaw.data.cohort import PARTICIPANT
 from henaw.data.panel import load_panel
 from henaw.data.trainings import record_training
+from henaw.errors import BadInput
 from henaw.evaluation.report import Report
 from henaw.model.storage import CLOCK_FOLDER, save_clock
 from henaw.registry import tracking
+from henaw.registry.resuming import settings_to_resume
 from henaw.registry.versions import Version
+from henaw.training.checkpoints import Checkpoints
 from pipelines import cache, evaluate, fit, register, validate
 
 
-def run(config: Config) -> tuple[Report, Version]:
-    """Walk a cohort through all stages, with one parent run and a child run a stage."""
+def run(config: Config, resume: str = "") -> tuple[Report, Version]:
+    """Walk a cohort through all stages, with one parent run and a child run a stage; ``resume``: which run goes on."""
     panel = load_panel(config.panel, asset_folder("mlproject") / "panels")
     progress = ProgressLine()
-    with tracking.parent_run(config, "train") as run_id:
+    with tracking.parent_run(config, "train", resume) as run_id:
+        checkpoints = Checkpoints(checkpoint_folder(config, run_id), config.training)
         with ExitStack() as building:  # an equal run in another process waits until this cohort is kept
             with tracking.child_run("validate"), progress.stage("validate"):
                 found = building.enter_context(cache.looked_up(config, panel))
@@ -36,7 +42,7 @@ def run(config: Config) -> tuple[Report, Version]:
             with tracking.child_run("cache"), progress.stage("cache"):
                 table = cache.run(config, panel, found, cohort)
         with tracking.child_run("train"), progress.stage("train"):
-            fitted = fit.run(config, panel, table, progress)
+            fitted = fit.run(config, panel, table, progress, checkpoints)
             record_training(Path(config.state.folder), run_id, fitted.train[PARTICIPANT])
         with tracking.child_run("evaluate"), progress.stage("evaluate"):
             report = evaluate.run(config, fitted.clock, fitted.train, fitted.test)
@@ -50,7 +56,33 @@ def run(config: Config) -> tuple[Report, Version]:
             save_clock(fitted.clock, folder)
             tracking.log_folder(folder, CLOCK_FOLDER)
             version = register.run(config, folder, {"henaw.training_run": run_id})
+        checkpoints.remove()
     return report, version
+
+
+def checkpoint_folder(config: Config, run_id: str) -> Path:
+    """Where the checkpoints of run ``run_id`` are."""
+    return Path(config.state.folder) / "checkpoints" / run_id
+
+
+def config_to_resume(run_id: str, profile: str, data: str, overrides: str) -> Config:
+    """The settings of run ``run_id``, which goes on with those that it began with; only the data may have moved.
+
+    Raises:
+        BadInput: other settings are asked for, or there is no such run or nothing saved of it.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run_id):
+        raise BadInput(f"resume: expected the id of a run, found {run_id!r}")
+    if profile != "default" or overrides:
+        raise BadInput("resume: a run goes on with its own settings; leave profile and overrides away")
+    tracking.require_tracking()
+    values = yaml.safe_load(settings_to_resume(run_id))
+    if data:
+        values["source"]["data"] = data
+    config = validate_config(values)
+    if not checkpoint_folder(config, run_id).is_dir():
+        raise BadInput(f"resume: nothing is saved of run {run_id} in {config.state.folder}; was it trained elsewhere?")
+    return config
 
 
 def closing_words(report: Report, version: Version) -> str:
@@ -71,9 +103,13 @@ def closing_words(report: Report, version: Version) -> str:
     )
 
 
-def main(profile: str = "default", data: str = "", overrides: str = "") -> None:
-    """Train, evaluate and register a clock."""
-    report, version = run(load_config(profile, data, overrides))
+def main(profile: str = "default", data: str = "", overrides: str = "", resume: str = "") -> None:
+    """Train, evaluate and register a clock; ``resume`` names a run that was stopped, to go on with it."""
+    if resume:
+        config = config_to_resume(resume, profile, data, overrides)
+    else:
+        config = load_config(profile, data, overrides)
+    report, version = run(config, resume)
     typer.echo(closing_words(report, version))
 
 

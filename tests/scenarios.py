@@ -188,9 +188,23 @@ class Recorder(Events):
         self.steps: list[dict[str, float]] = []
         self.epochs: list[dict[str, float]] = []
         self.out_of_memory: list[OutOfMemory] = []
+        self.skipped: list[tuple[int, int, int]] = []
 
     def on_train_begin(self, epochs: int, steps_per_epoch: int) -> None:
         self.names.append("train_begin")
+
+    def on_batch_begin(self, epoch: int, batch: int) -> None:
+        self.names.append("batch")
+
+    def on_grad_computed(self, step: int, metrics: dict[str, float]) -> None:
+        self.names.append("grad")
+
+    def on_step_skipped(self, epoch: int, batch: int, in_a_row: int) -> None:
+        self.names.append("skipped")
+        self.skipped.append((epoch, batch, in_a_row))
+
+    def on_stopped(self, epoch: int, batch: int) -> None:
+        self.names.append("stopped")
 
     def on_step_committed(self, step: int, metrics: dict[str, float]) -> None:
         assert step == len(self.steps), "steps are counted from 0 over all epochs"

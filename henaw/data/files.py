@@ -39,7 +39,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], mode: int = 0o
         BadInput: ``path`` exists and is not a regular file.
         EnvironmentProblem: the disk or its permissions do not allow it (the message names the path).
     """
-    with _disk_errors(path):
+    with disk_errors(path):
         path = Path(os.path.realpath(path))
         if path.exists() and not path.is_file():
             raise BadInput(f"{path}: cannot be written: expected a file, found a folder or device")
@@ -69,7 +69,7 @@ def private_folder(path: Path) -> Path:
     """
     if not path.parent.exists():
         private_folder(path.parent)
-    with _disk_errors(path):
+    with disk_errors(path):
         path.mkdir(mode=0o700, exist_ok=True)
     return path
 
@@ -81,7 +81,7 @@ def digest_file(path: Path) -> str:
         EnvironmentProblem: it cannot be read.
     """
     digest = hashlib.blake2b(digest_size=32)
-    with _disk_errors(path, "read"), path.open("rb") as file:
+    with disk_errors(path, "read"), path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
@@ -95,7 +95,7 @@ def remembered_digest(path: Path, memory: Path) -> str:
     Raises:
         EnvironmentProblem: ``path`` cannot be read, or ``memory`` not written.
     """
-    with _disk_errors(path, "read"):
+    with disk_errors(path, "read"):
         before = path.stat()
         if before.st_size < _WORTH_REMEMBERING:
             return digest_file(path)
@@ -161,7 +161,7 @@ def flush_to_disk(path: Path) -> None:
 def _complete_temporary(path: Path, write: Callable[[Path], object], mode: int) -> Iterator[Path]:
     """A temporary file beside ``path``, written and on the disk; the body gives it its final name."""
     temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(6)}{_TEMPORARY_SUFFIX}")
-    with _disk_errors(path):
+    with disk_errors(path):
         # The mode is set when the file is created: its content is never readable by others, not even for a moment.
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IMODE(mode)))
         try:
@@ -175,7 +175,12 @@ def _complete_temporary(path: Path, write: Callable[[Path], object], mode: int) 
 
 
 @contextmanager
-def _disk_errors(path: Path, action: str = "written") -> Iterator[None]:
+def disk_errors(path: Path, action: str = "written") -> Iterator[None]:
+    """What the disk refuses in the block becomes one line about ``path``.
+
+    Raises:
+        EnvironmentProblem: the block raised ``OSError``.
+    """
     try:
         yield
     except OSError as error:

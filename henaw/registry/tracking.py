@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,6 +30,7 @@ from henaw import __version__
 from henaw.config import Config
 from henaw.errors import BadInput, EnvironmentProblem
 from henaw.evaluation import style
+from henaw.registry.resuming import STAGE_TAG, go_on_in, stopped_child
 from henaw.training.telemetry import Events, OutOfMemory
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ logger = logging.getLogger(__name__)
 ANSWER_SECONDS = 10.0  # a tracking server that takes longer counts as not answering
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 BATCH = 1000  # most metrics that MLflow takes in one call
-STAGE_TAG, VERSION_TAG = "henaw.stage", "henaw.version"
+VERSION_TAG = "henaw.version"
 
 
 def require_tracking() -> str:
@@ -89,8 +91,6 @@ def require_models() -> None:
     require_tracking()
 
 
-def _knock(uri: str) -> None:
-    """Raise ``OSError`` soon where nobody answers: MLflow's own client would try for minutes."""
 def answers() -> bool:
     """Whether the tracking store answers a knock at this moment."""
     try:
@@ -100,6 +100,8 @@ def answers() -> bool:
     return True
 
 
+def _knock(uri: str) -> None:
+    """Raise ``OSError`` soon where nobody answers: MLflow's own client would try for minutes."""
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https"):
         with contextlib.suppress(urllib.error.HTTPError):  # an answer, if not a friendly one
@@ -117,15 +119,19 @@ def _without_secret(uri: str) -> str:
 
 
 @contextmanager
-def parent_run(config: Config, name: str) -> Iterator[str]:
+def parent_run(config: Config, name: str, resume: str = "") -> Iterator[str]:
     """The run of a command: the one that ``mlflow run`` opened, or a new one in ``tracking.experiment``.
 
-    It holds the resolved settings and is closed as FAILED when the block raises. Yields the run's id.
+    It holds the resolved settings and is closed as FAILED when the block raises. With ``resume``, the id of a run, it
+    is that one, and the one that ``mlflow run`` opened only says so. Yields the run's id.
     """
     require_tracking()
-    if "MLFLOW_RUN_ID" not in os.environ:
+    if resume:
+        go_on_in(resume)
+    elif "MLFLOW_RUN_ID" not in os.environ:
         mlflow.set_experiment(config.tracking.experiment)
-    with mlflow.start_run(run_name=None if "MLFLOW_RUN_ID" in os.environ else name) as run:
+    new = not resume and "MLFLOW_RUN_ID" not in os.environ
+    with mlflow.start_run(run_id=resume or None, run_name=name if new else None) as run:
         # a run that `mlflow run` opened has not got the plugin's tag
         mlflow.set_tags({STAGE_TAG: name, VERSION_TAG: __version__})
         mlflow.log_text(config.to_yaml(), "config.yaml")
@@ -134,8 +140,11 @@ def parent_run(config: Config, name: str) -> Iterator[str]:
 
 @contextmanager
 def child_run(stage: str) -> Iterator[str]:
-    """A child of the active run for one stage, closed as FAILED when the block raises. Yields its id."""
-    with mlflow.start_run(run_name=stage, nested=True) as run:
+    """A child of the active run for one stage, closed as FAILED when the block raises. Yields its id.
+
+    Where the active run goes on after a stop, so does its child of that stage.
+    """
+    with mlflow.start_run(run_id=stopped_child(stage), run_name=stage, nested=True) as run:
         mlflow.set_tags({STAGE_TAG: stage, VERSION_TAG: __version__})
         started = time.perf_counter()
         yield run.info.run_id
@@ -150,8 +159,19 @@ def log_metrics(metrics: dict[str, float]) -> None:
 
 
 def log_params(params: dict[str, str | int | float | None]) -> None:
-    """Parameters of the active run."""
-    mlflow.log_params(params)
+    """Parameters of the active run.
+
+    Raises:
+        BadInput: a run that goes on has another value of one.
+    """
+    try:
+        mlflow.log_params(params)
+    except MlflowException as error:
+        if error.error_code != "INVALID_PARAMETER_VALUE":
+            raise
+        raise BadInput(
+            f"parameters {', '.join(params)}: this run has other ones; expected the people it began with"
+        ) from None
 
 
 def log_text(text: str, name: str) -> None:
@@ -222,14 +242,18 @@ class TrackingEvents(Events):
         ]
         self._flush()
 
+    def on_step_skipped(self, epoch: int, batch: int, in_a_row: int) -> None:
+        """Keep the event for the next batch."""
+        logger.warning("loss or gradient not finite: batch %d of epoch %d skipped", batch, epoch)
+        self._pending.append(Metric("skipped_steps_in_a_row", float(in_a_row), int(time.time() * 1000), epoch))
+
     def on_out_of_memory(self, event: OutOfMemory) -> None:
-        """Write the event at once: the run is about to end."""
-        logger.error("out of memory in %s, epoch %d, step %d", event.phase, event.epoch, event.step)
+        """Write the event at once, as a metric and as a row of the table ``events.json``."""
+        level = logging.WARNING if event.to_rows else logging.ERROR
+        logger.log(level, "out of memory in %s, epoch %d, step %d", event.phase, event.epoch, event.step)
         self._pending.append(Metric("out_of_memory_events", 1.0, int(time.time() * 1000), event.step))
-        self._client.set_tag(
-            self._run_id, "henaw.out_of_memory", f"{event.phase}, epoch {event.epoch}, step {event.step}"
-        )
         self._flush()
+        self._client.log_table(self._run_id, {name: [value] for name, value in asdict(event).items()}, "events.json")
 
     def on_train_end(self) -> None:
         """Write what is pending."""

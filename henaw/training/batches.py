@@ -1,12 +1,20 @@
-"""Batches of an epoch: every member sees every person exactly once, in an order and behind masks of its own."""
+"""Batches of an epoch: every member sees every person exactly once, in an order and behind masks of its own.
+
+What a batch holds is a pure function of seed, epoch and the batch's place in the epoch, so training may stop and go on
+anywhere. It is drawn on the host as a whole, and computed on the device in pieces of any size.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+Order = Callable[[int], Tensor]
+"""From an epoch to the people each member meets in turn, (K, n) row numbers on the host; the same whenever asked."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,10 @@ class TrainingData:
         """Number of people."""
         return len(self.targets)
 
+    def inputs(self, rows: slice) -> Tensor:
+        """Inputs of ``rows`` with nothing hidden, (B, d)."""
+        return torch.cat([self.scaled[rows], self.present[rows], self.always[rows]], dim=-1)
+
 
 @dataclass(frozen=True)
 class Disturbance:
@@ -49,35 +61,80 @@ class Disturbance:
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs (K, B, d), targets (K, B, c) and weights (K, B) of one step."""
+    """Inputs (K, B, d), targets (K, B, c) and weights (K, B) on the device: a batch or a piece of one."""
 
     inputs: Tensor
     targets: Tensor
     weights: Tensor
 
 
-def epoch_batches(
-    data: TrainingData, members: int, batch_size: int, disturbance: Disturbance, generator: torch.Generator
-) -> Iterator[Batch]:
-    """The batches of one epoch.
+@dataclass(frozen=True)
+class LogicalBatch:
+    """All that was drawn for one step, on the host.
 
-    Each member has its own permutation of the people. Random numbers come from ``generator`` (host) alone, so an
-    epoch is the same on every device.
+    Attributes:
+        data: the people.
+        rows: who, for each member, (K, B).
+        noise: added to the scaled features, (K, B, p); None = nothing.
+        hidden: which markers are hidden, (K, B, m); None = none.
     """
-    device = data.targets.device
-    order = torch.stack([torch.randperm(len(data), generator=generator) for _ in range(members)]).to(device)
-    markers = data.dependence.shape[0]
-    for rows in order.split(batch_size, dim=1):
-        scaled, present = data.scaled[rows], data.present[rows]
+
+    data: TrainingData
+    rows: Tensor
+    noise: Tensor | None
+    hidden: Tensor | None
+
+    def __len__(self) -> int:
+        """People a member meets in it."""
+        return self.rows.shape[1]
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """The batch on the device in pieces of ``size`` people of each member; the last may be smaller."""
+        data, device = self.data, self.data.targets.device
+        for start in range(0, len(self), size):
+            piece = slice(start, start + size)
+            rows = self.rows[:, piece].to(device)
+            scaled, present = data.scaled[rows], data.present[rows]
+            if self.noise is not None:
+                scaled = scaled + self.noise[:, piece].to(device)
+            if self.hidden is not None:
+                present = present * (self.hidden[:, piece].to(device, present.dtype) @ data.dependence < 0.5)
+            inputs = torch.cat([scaled * present, present, data.always[rows]], dim=-1)
+            yield Batch(inputs, data.targets[rows], data.weights[rows])
+
+
+def stream(seed: int, purpose: str, *place: int) -> int:
+    """Seed of a stream of random numbers of its own for ``purpose`` at ``place``, e.g. an epoch and a batch."""
+    text = ":".join([str(seed), purpose, *map(str, place)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest())
+
+
+def shuffled(people: int, members: int, seed: int) -> Order:
+    """Everybody once an epoch, for each member in a random order of its own."""
+
+    def order(epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(stream(seed, "order", epoch))
+        return torch.stack([torch.randperm(people, generator=generator) for _ in range(members)])
+
+    return order
+
+
+def epoch_batches(
+    data: TrainingData, order: Tensor, batch_size: int, disturbance: Disturbance, seed: int, epoch: int, first: int = 0
+) -> Iterator[LogicalBatch]:
+    """The batches of ``epoch`` from number ``first`` on, people in ``order`` (K, n).
+
+    Random numbers are drawn on the host, so an epoch is the same on every device.
+    """
+    features, markers = data.scaled.shape[1], data.dependence.shape[0]
+    generator = torch.Generator()
+    for number, rows in enumerate(order.split(batch_size, dim=1)):
+        if number < first:
+            continue
+        generator.manual_seed(stream(seed, "disturbance", epoch, number))
+        noise = hidden = None
         if disturbance.noise > 0:
-            scaled = scaled + disturbance.noise * torch.randn(scaled.shape, generator=generator).to(device)
+            noise = torch.randn(*rows.shape, features, generator=generator).mul_(disturbance.noise)
         if disturbance.mask_rate > 0:
             hidden = torch.rand(*rows.shape, markers, generator=generator) < disturbance.mask_rate
-            present = present * (hidden.to(device, present.dtype) @ data.dependence < 0.5)
-        inputs = torch.cat([scaled * present, present, data.always[rows]], dim=-1)
-        yield Batch(inputs, data.targets[rows], data.weights[rows])
-
-
-def all_inputs(data: TrainingData) -> Tensor:
-    """Inputs of everybody with nothing hidden, (n, d)."""
-    return torch.cat([data.scaled, data.present, data.always], dim=-1)
+        yield LogicalBatch(data, rows, noise, hidden)

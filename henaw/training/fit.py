@@ -25,9 +25,12 @@ from henaw.model.losses import crps_loss, mortality_loss
 from henaw.model.network import EnsembleNetwork
 from henaw.model.reference import LEAST_PUBLISHED, fit_reference
 from henaw.training.batches import TrainingData
+from henaw.training.checkpoints import Checkpoints
+from henaw.training.device import choose_device, use_threads
+from henaw.training.microbatch import Halving, Place
 from henaw.training.recency import recency_weights
 from henaw.training.telemetry import Events
-from henaw.training.trainer import Progress, choose_device, guard_memory, train, use_threads
+from henaw.training.trainer import train
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +47,12 @@ def people_arrays(table: pd.DataFrame, panel: Panel) -> tuple[Array, Array, Arra
 
 
 def fit_clock(
-    people: pd.DataFrame, calibration: pd.DataFrame, panel: Panel, config: Config, events: Events
+    people: pd.DataFrame,
+    calibration: pd.DataFrame,
+    panel: Panel,
+    config: Config,
+    events: Events,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[Clock, list[dict[str, float]]]:
     """Fit the clock that ``config.target`` names.
 
@@ -54,14 +62,16 @@ def fit_clock(
         panel: the biomarkers.
         config: settings of the run.
         events: listener.
+        checkpoints: where training is saved, and goes on from if it was before; None = it is not.
 
     Returns:
-        The clock and the training history, a row an epoch.
+        The clock and the training history, a row an epoch (of the last ones, where there were very many).
 
     Raises:
-        BadInput: too few people for a clock that is nobody's portrait, no follow-up to learn mortality from, or a loss
-            that is not finite any more.
-        EnvironmentProblem: no GPU though asked for, or memory ran out.
+        BadInput: too few people for a clock that is nobody's portrait, no follow-up to learn mortality from, or losses
+            that are not finite any more.
+        IntegrityError: the checkpoints are broken, or of other settings or people.
+        EnvironmentProblem: no GPU though asked for, memory ran out, or the disk does not take a checkpoint.
     """
     if min(len(people), len(calibration)) < LEAST_PUBLISHED:
         raise BadInput(f"training: expected at least {LEAST_PUBLISHED} people to train on, and as many to calibrate")
@@ -80,7 +90,7 @@ def fit_clock(
         head=_head(config, age),
     )
 
-    def set_up() -> tuple[EnsembleNetwork, TrainingData, TrainingData]:
+    def set_up(_: int) -> tuple[EnsembleNetwork, TrainingData, TrainingData]:
         generator = torch.Generator().manual_seed(config.seed)
         return (
             EnsembleNetwork(shape, config.network.dropout, generator).to(device),
@@ -88,10 +98,10 @@ def fit_clock(
             training_data(calibration, panel, scaling, config, device),
         )
 
-    network, trained_on, validated_on = guard_memory(set_up, events, Progress(), config.training.batch_size)
+    network, trained_on, validated_on = Halving(1, events).do(1, set_up, lambda: None, Place("set-up", 0, 0))
     loss = crps_loss(shape.head, device) if hazard is None else mortality_loss(shape.head, hazard, device)
     logger.info("training %d members on %d people (%s)", shape.members, len(people), device)
-    history = train(network, loss, trained_on, validated_on, config.training, config.seed, events)
+    history = train(network, loss, trained_on, validated_on, config.training, config.seed, events, checkpoints)
     lowest, highest = np.array([range_ends(column) for column in biomarkers.T]).T
     youngest, oldest = range_ends(age)
     raw = Clock(

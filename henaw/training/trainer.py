@@ -1,59 +1,35 @@
-"""The training loop: K independent members, one batched program, the best epoch of each member kept."""
+"""The training loop: K independent members, one batched program, the best epoch of each member kept.
+
+Each step is a transaction: it happens whole or not at all, whatever memory or numbers do, and a run that was stopped
+goes on bitwise as if it never had been (docs/training.md).
+"""
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
 
 import torch
-from torch import Tensor
 
-from henaw.errors import BadInput, EnvironmentProblem
 from henaw.model.losses import Loss
 from henaw.model.network import EnsembleNetwork
 from henaw.settings import Training
-from henaw.training.batches import Disturbance, TrainingData, all_inputs, epoch_batches
-from henaw.training.telemetry import Events, OutOfMemory
+from henaw.training.batches import Disturbance, LogicalBatch, TrainingData, epoch_batches, shuffled, stream
+from henaw.training.checkpoints import Checkpoints
+from henaw.training.clipping import StepFigures, clip_members, step_figures
+from henaw.training.device import own_random_numbers
+from henaw.training.evaluation import evaluate_members
+from henaw.training.failures import Diverged
+from henaw.training.history import History, Row, from_plain
+from henaw.training.interruption import Interruption, signals_deferred
+from henaw.training.microbatch import Halving, Place
+from henaw.training.state import TrainingState, fingerprint
+from henaw.training.telemetry import Events
+from henaw.training.transaction import Transaction
 
-T = TypeVar("T")
-
-EVALUATION_ROWS = 4096  # bounds the memory of a validation pass
-_NORM_FLOOR = 1e-12  # keeps a member without gradient from dividing by zero
-
-
-@dataclass
-class Progress:
-    """Where training stands, for messages."""
-
-    phase: str = "set-up"
-    epoch: int = 0
-    step: int = 0
-
-
-def choose_device(settings: Training) -> torch.device:
-    """The device that ``training.device`` means on this machine.
-
-    Raises:
-        EnvironmentProblem: a GPU is asked for and there is none.
-    """
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise EnvironmentProblem("training.device: cuda was asked for, but PyTorch finds no GPU here; use auto or cpu")
-    use_gpu = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if use_gpu else "cpu")
-
-
-def use_threads(settings: Training) -> None:
-    """Give PyTorch ``training.threads`` threads, or all the cores that this process may use."""
-    torch.set_num_threads(settings.threads or available_cores())
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use; where the system cannot tell (macOS), all there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+REMEDY = "lower training.learning_rate"
 
 
 def train(
@@ -64,7 +40,8 @@ def train(
     settings: Training,
     seed: int,
     events: Events,
-) -> list[dict[str, float]]:
+    checkpoints: Checkpoints | None = None,
+) -> list[Row]:
     """Fit ``network`` in place and leave every member at its best epoch.
 
     Args:
@@ -73,173 +50,149 @@ def train(
         people: training people.
         validation: people whose loss chooses each member's epoch; not trained on.
         settings: optimizer, schedule, masking, early stopping.
-        seed: of batch order and masks.
+        seed: of batch order, masks and dropout.
         events: listener.
+        checkpoints: where the run is saved, and goes on from if it was before; None = it is not.
 
     Returns:
-        One row an epoch: ``epoch``, ``train_loss``, ``validation_loss``, ``learning_rate``, ``gradient_norm``,
-        ``clipped_fraction``; losses in the loss's unit, means over members.
+        The history, a row an epoch, of which the last ``history.IN_MEMORY``: ``epoch``, ``train_loss``,
+        ``validation_loss``, ``learning_rate``, ``gradient_norm`` (before clipping, also for each layer),
+        ``clipped_fraction``, ``skipped_steps``, ``micro_batch``; means over members and steps.
 
     Raises:
-        EnvironmentProblem: memory ran out; the event is emitted first.
-        BadInput: the loss is not finite any more: the learning rate is too high.
+        MemoryExhausted: memory ran out with a single person at a time; the events are emitted first.
+        Diverged: ``settings.max_skipped`` steps in a row, or a validation loss, were not finite.
+        IntegrityError: the run's checkpoints are broken, or of other settings or people.
+        EnvironmentProblem: a checkpoint cannot be written.
     """
-    progress = Progress()
-
-    def work() -> list[dict[str, float]]:
-        with _seeded_dropout(people.targets.device, seed):
-            return _loop(network, loss, people, validation, settings, seed, events, progress)
-
+    run = _Run(network, loss, people, validation, settings, seed, events, checkpoints)
+    alone = checkpoints.held() if checkpoints else nullcontext()
     try:
-        return guard_memory(work, events, progress, settings.batch_size)
+        with alone, own_random_numbers(people.targets.device), signals_deferred() as stop:
+            run.begin()
+            run.loop(stop)
     finally:
         events.on_train_end()
+    run.state.restore_best()
+    return list(run.history.recent)
 
 
-def guard_memory(work: Callable[[], T], events: Events, progress: Progress, batch_size: int) -> T:
-    """Do ``work``; running out of memory in it becomes an event and one clear error.
+@dataclass
+class _Run:
+    network: EnsembleNetwork
+    loss: Loss
+    people: TrainingData
+    validation: TrainingData
+    settings: Training
+    seed: int
+    events: Events
+    checkpoints: Checkpoints | None
 
-    Raises:
-        EnvironmentProblem: memory ran out; the event is emitted first.
-    """
-    try:
-        return work()
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-    # outside the except block: the traceback, and with it the failed step's tensors, are gone
-    allocated = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
-    event = OutOfMemory(progress.phase, progress.epoch, progress.step, batch_size, allocated)
-    events.on_out_of_memory(event)
-    raise EnvironmentProblem(
-        f"out of memory in {event.phase}, epoch {event.epoch}, step {event.step} with batches of {event.batch_size}: "
-        "lower training.batch_size, network.members or network.hidden"
-    )
+    def __post_init__(self) -> None:
+        self.order = shuffled(len(self.people), self.network.shape.members, self.seed)
+        self.steps_per_epoch = math.ceil(len(self.people) / self.settings.batch_size)
+        self.state = TrainingState(self.network, self.settings, self.settings.epochs * self.steps_per_epoch)
+        self.transaction = Transaction(self.network, self.state.optimizer)
+        self.history = History(self.checkpoints.history_path if self.checkpoints else None)
+        described = (self.network, self.settings, self.seed, self.people, self.validation)
+        self.fingerprint = fingerprint(*described) if self.checkpoints else {}
 
+    def begin(self) -> None:
+        """Start, or go on from the newest checkpoint."""
+        saved = self.checkpoints and self.checkpoints.newest(self.state.contents(), self.fingerprint)
+        if saved:
+            self.state.assign(saved)
+        progress = self.state.progress
+        self.micro_batch = Halving(progress.micro_batch, self.events)
+        self.evaluation = Halving(progress.evaluation_rows, self.events)
+        self.events.on_train_begin(self.settings.epochs, self.steps_per_epoch)
+        if self.history.keep_first(progress.epoch) < progress.epoch:  # killed before the last epoch was told of
+            self.tell(progress.epoch - 1, from_plain(progress.last_row))
+        if not saved:
+            self.save()
 
-@contextmanager
-def _seeded_dropout(device: torch.device, seed: int) -> Iterator[None]:
-    """Dropout draws from PyTorch's global generators: seed them for the block, and leave them as they were."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+    def loop(self, stop: Interruption) -> None:
+        """Epoch by epoch until the last, until no member gets better, or until a signal."""
+        progress, size = self.state.progress, self.settings.batch_size
+        disturbance = Disturbance(self.settings.mask_rate, self.settings.input_noise)
+        while not self.over:
+            self.network.train()
+            epoch, order = progress.epoch, self.order(progress.epoch)
+            for batch in epoch_batches(self.people, order, size, disturbance, self.seed, epoch, progress.batch):
+                self.step(batch)
+                if stop:
+                    break
+            else:
+                self.end_epoch()
+            if stop:
+                self.save()
+                self.events.on_stopped(progress.epoch, progress.batch)
+                break
 
+    @property
+    def over(self) -> bool:
+        """Whether no epoch is left, or no member has got better for so long."""
+        progress = self.state.progress
+        return progress.epoch >= self.settings.epochs or progress.stale_epochs >= self.settings.patience
 
-def _loop(
-    network: EnsembleNetwork,
-    loss: Loss,
-    people: TrainingData,
-    validation: TrainingData,
-    settings: Training,
-    seed: int,
-    events: Events,
-    progress: Progress,
-) -> list[dict[str, float]]:
-    members, steps_per_epoch = network.shape.members, math.ceil(len(people) / settings.batch_size)
-    generator = torch.Generator().manual_seed(seed)
-    disturbance = Disturbance(settings.mask_rate, settings.input_noise)
-    parameters = list(network.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=max(2, settings.epochs * steps_per_epoch), cycle_momentum=False
-    )
-    best = _BestEpochs(network)
-    history: list[dict[str, float]] = []
-    events.on_train_begin(settings.epochs, steps_per_epoch)
-    for epoch in range(settings.epochs):
-        network.train()
-        losses, norms, clipped = [], [], []
-        progress.phase, progress.epoch = "training", epoch
-        for batch in epoch_batches(people, members, settings.batch_size, disturbance, generator):
-            optimizer.zero_grad(set_to_none=True)
-            member_loss = (batch.weights * loss(network(batch.inputs), batch.targets)).mean(dim=1)
+    def step(self, batch: LogicalBatch) -> None:
+        """One transaction: a batch in pieces that fit into memory, clipped once, and one step of the optimizer."""
+        progress = self.state.progress
+        self.events.on_batch_begin(progress.epoch, progress.batch)
+        rate, place = self.state.set_learning_rate(), Place("training", progress.epoch, progress.step)
+        figures = self.micro_batch.do(len(batch), partial(self.attempt, batch), self.transaction.undo, place)
+        progress.micro_batch = self.micro_batch.rows
+        if figures.finite:
+            progress.add(figures, self.settings.clip_norm)
+            self.events.on_step_committed(place.step, figures.metrics | {"learning_rate": rate})
+            return
+        progress.skip()
+        self.events.on_step_skipped(progress.epoch, progress.batch - 1, progress.skipped_in_a_row)
+        if progress.skipped_in_a_row >= self.settings.max_skipped:
+            raise Diverged(f"loss or gradient not finite in {self.settings.max_skipped} steps in a row, {REMEDY}")
+
+    def attempt(self, batch: LogicalBatch, rows: int) -> StepFigures:
+        """The work of a step with ``rows`` of each member at a time; ``transaction.undo`` undoes it."""
+        progress, members = self.state.progress, self.network.shape.members
+        self.state.optimizer.zero_grad(set_to_none=True)
+        if self.network.dropout > 0:
+            torch.manual_seed(stream(self.seed, "dropout", progress.epoch, progress.batch))
+        losses = self.people.targets.new_zeros(members)
+        for piece in batch.split(rows):
+            each = piece.weights * self.loss(self.network(piece.inputs), piece.targets)
+            member_loss = each.sum(dim=1) / len(batch)
             member_loss.sum().backward()  # members share nothing: the sum's gradient is each member's own
-            norm = clip_members(parameters, settings.clip_norm)
-            learning_rate = float(schedule.get_last_lr()[0])
-            optimizer.step()
-            schedule.step()
-            losses.append(member_loss.detach())
-            norms.append(norm)
-            clipped.append((norm > settings.clip_norm).float())
-            events.on_step_committed(
-                progress.step,
-                {
-                    "gradient_norm": float(norm.square().sum().sqrt()),
-                    "gradient_norm_largest_member": float(norm.max()),
-                    "learning_rate": learning_rate,
-                },
-            )
-            progress.step += 1
-        progress.phase = "validation"
-        validation_loss = evaluate_members(network, loss, validation)
+            losses += member_loss.detach()
+        squares = clip_members(self.state.parameters, self.settings.clip_norm)
+        figures = step_figures(self.state.names, losses, squares)  # the one time that a step waits for the device
+        self.events.on_grad_computed(progress.step, figures.metrics | figures.groups)
+        if figures.finite:
+            self.transaction.step()
+        return figures
+
+    def end_epoch(self) -> None:
+        """Validate, keep what got better, save, tell."""
+        progress = self.state.progress
+        epoch, place = progress.epoch, Place("validation", progress.epoch, progress.step)
+        work = partial(evaluate_members, self.network, self.loss, self.validation)
+        validation_loss = self.evaluation.do(len(self.validation), work, lambda: None, place)
+        progress.evaluation_rows = self.evaluation.rows
         if not bool(torch.isfinite(validation_loss).all()):
-            raise BadInput(f"the validation loss is not finite in epoch {epoch}: lower training.learning_rate")
-        best.update(network, validation_loss)
-        row = {
-            "epoch": float(epoch),
-            "train_loss": float(torch.stack(losses).mean()),
-            "validation_loss": float(validation_loss.mean()),
-            "learning_rate": learning_rate,
-            "gradient_norm": float(torch.stack(norms).mean()),
-            "clipped_fraction": float(torch.stack(clipped).mean()),
-        }
-        history.append(row)
-        events.on_epoch_end(epoch, row)
-        if best.stale_epochs >= settings.patience:
-            break
-    best.restore(network)
-    return history
+            raise Diverged(f"the validation loss is not finite in epoch {epoch}, {REMEDY}")
+        self.state.keep_best(validation_loss)
+        row = progress.end_epoch(float(validation_loss.mean()))
+        if self.over or progress.epoch % self.settings.checkpoint_every == 0:
+            self.save()
+        self.tell(epoch, row)
 
+    def tell(self, epoch: int, row: Row) -> None:
+        """An epoch is over: to the listeners, then, as what was told of, to the history."""
+        self.events.on_epoch_end(epoch, row)
+        self.history.append(row)
 
-def clip_members(parameters: list[torch.nn.Parameter], limit: float) -> Tensor:
-    """Scale each member's gradient to norm ``limit`` at most; returns the norms before, shape (K,).
-
-    By member and not over all of them, so that a member trains the same in whatever company.
-    """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.stack([gradient.flatten(1).square().sum(dim=1) for gradient in gradients]).sum(dim=0).sqrt()
-    factor = (limit / norm.clamp(min=_NORM_FLOOR)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
-    return norm
-
-
-@torch.no_grad()
-def evaluate_members(network: EnsembleNetwork, loss: Loss, data: TrainingData) -> Tensor:
-    """Weighted mean loss of each member on ``data`` with nothing hidden, shape (K,)."""
-    network.eval()
-    total = torch.zeros(network.shape.members, device=data.targets.device)
-    parts = (part.split(EVALUATION_ROWS) for part in (all_inputs(data), data.targets, data.weights))
-    for inputs, targets, weights in zip(*parts, strict=True):
-        total += (weights * loss(network(inputs.expand(network.shape.members, -1, -1)), targets)).sum(dim=1)
-    return total / len(data)
-
-
-class _BestEpochs:
-    """The parameters of every member at its own lowest validation loss."""
-
-    def __init__(self, network: EnsembleNetwork) -> None:
-        self.loss = torch.full((network.shape.members,), math.inf, device=next(network.parameters()).device)
-        self.parameters = [parameter.detach().clone() for parameter in network.parameters()]
-        self.stale_epochs = 0
-
-    def update(self, network: EnsembleNetwork, loss: Tensor) -> None:
-        better = loss < self.loss
-        self.stale_epochs = 0 if bool(better.any()) else self.stale_epochs + 1
-        self.loss = torch.where(better, loss, self.loss)
-        for kept, parameter in zip(self.parameters, network.parameters(), strict=True):
-            kept[better] = parameter.detach()[better]
-
-    @torch.no_grad()
-    def restore(self, network: EnsembleNetwork) -> None:
-        for kept, parameter in zip(self.parameters, network.parameters(), strict=True):
-            parameter.copy_(kept)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory ran out (reliability promise 1); everything else is somebody else's error."""
-    text = str(error).lower()
-    told = ("out of memory", "can't allocate memory", "status_alloc_failed", "allocation_failed")  # CPU, cuBLAS, cuDNN
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in text for words in told)
-    )
+    def save(self) -> None:
+        """Save all that the run is, where it is saved at all."""
+        if self.checkpoints:
+            self.history.flush()
+            progress = self.state.progress
+            self.checkpoints.save(progress.epoch, progress.batch, self.state.contents(), self.fingerprint)

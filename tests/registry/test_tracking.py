@@ -80,13 +80,18 @@ def test_every_step_arrives_in_batches(store: MlflowClient) -> None:
     assert [metric.value for metric in store.get_metric_history(run, "epoch/validation_loss")] == [7.5]
 
 
-def test_an_out_of_memory_event_is_in_the_run(store: MlflowClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_out_of_memory_events_are_a_metric_and_rows_of_a_table(
+    store: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = OutOfMemory("training", 3, 77, 2, 1, 10, 20, 30, 0.5)
+    last = OutOfMemory("training", 3, 77, 1, 0, 10, 20, 30, 0.25)
     with tracking.parent_run(load_config(), "train") as run:
-        tracking.TrackingEvents().on_out_of_memory(OutOfMemory("training", 3, 77, 512, 0))
-    data = store.get_run(run).data
-    assert data.metrics["out_of_memory_events"] == 1
-    assert data.tags["henaw.out_of_memory"] == "training, epoch 3, step 77"
-    assert caplog.records[-1].levelname == "ERROR"
+        for event in (first, last):
+            tracking.TrackingEvents().on_out_of_memory(event)
+    assert len(store.get_metric_history(run, "out_of_memory_events")) == 2
+    table = mlflow.load_table("events.json", run_ids=[run])
+    assert [OutOfMemory(*row) for row in table.itertuples(index=False)] == [first, last]
+    assert [record.levelname for record in caplog.records if "out of memory" in record.message] == ["WARNING", "ERROR"]
 
 
 def test_those_who_start_together_on_an_empty_store_do_not_race(tmp_path: Path) -> None:

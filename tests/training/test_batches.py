@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from henaw.model.ensemble import network_inputs
 from henaw.model.features import FeatureScaling, dependence, raw_features
 from henaw.model.losses import AGE, DIED, YEARS
-from henaw.training.batches import Batch, Disturbance, TrainingData, all_inputs, epoch_batches
+from henaw.training.batches import Batch, Disturbance, LogicalBatch, TrainingData, epoch_batches, shuffled, stream
 from henaw.training.fit import training_data
 from tests.scenarios import BLOOD9, KNOWN, blood_rows, mortal_cohort, tiny_config
 
@@ -28,8 +28,19 @@ def data(people: int) -> TrainingData:
 def epoch(
     people: int, batch_size: int = 16, mask_rate: float = 0.0, seed: int = 0, *, noise: float = 0.0
 ) -> list[Batch]:
-    generator = torch.Generator().manual_seed(seed)
-    return list(epoch_batches(data(people), MEMBERS, batch_size, Disturbance(mask_rate, noise), generator))
+    return [whole(batch) for batch in drawn(data(people), batch_size, Disturbance(mask_rate, noise), seed)]
+
+
+def drawn(
+    people: TrainingData, batch_size: int, disturbance: Disturbance, seed: int = 0, number: int = 0, first: int = 0
+) -> list[LogicalBatch]:
+    order = shuffled(len(people), MEMBERS, seed)(number)
+    return list(epoch_batches(people, order, batch_size, disturbance, seed, number, first))
+
+
+def whole(batch: LogicalBatch) -> Batch:
+    [piece] = batch.split(len(batch))
+    return piece
 
 
 def joined(batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,13 +59,51 @@ def test_every_member_sees_everybody_exactly_once(people: int, batch_size: int, 
 
 
 def test_members_and_epochs_have_orders_of_their_own() -> None:
-    generator = torch.Generator().manual_seed(0)
-    first, second = (
-        joined(list(epoch_batches(data(50), MEMBERS, 16, Disturbance(0.1, 0.1), generator)))[1].tolist()
-        for _ in range(2)
-    )
-    orders = {tuple(order) for order in (*first, *second)}
+    order = shuffled(50, MEMBERS, 0)
+    assert torch.equal(order(0), order(0))
+    orders = {tuple(member.tolist()) for number in (0, 1) for member in order(number)}
     assert len(orders) == 2 * MEMBERS
+    assert all(sorted(order) == list(range(50)) for order in orders)
+
+
+def test_streams_are_of_their_own() -> None:
+    """Purpose, seed and every number of the place count, and so does where one number ends and the next begins."""
+    named = [(0, "a"), (0, "b"), (1, "a"), (0, "a", 1), (0, "a", 1, 2), (0, "a", 2, 1), (0, "a", 12), (0, "a", 21)]
+    assert len({stream(*name) for name in named}) == len(named)  # type: ignore[arg-type]
+    assert stream(0, "a", 1, 2) == stream(0, "a", 1, 2)
+
+
+@given(st.integers(1, 70), st.integers(1, 40), st.integers(0, 5), st.integers(0, 9))
+@settings(max_examples=30, deadline=None)
+def test_an_epoch_goes_on_from_any_batch_as_if_it_had_not_stopped(
+    people: int, batch_size: int, number: int, first: int
+) -> None:
+    disturbance = Disturbance(0.3, 0.2)
+    expected = drawn(data(people), batch_size, disturbance, 3, number)[first:]
+    found = drawn(data(people), batch_size, disturbance, 3, number, first)
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        for name in ("inputs", "targets", "weights"):
+            assert torch.equal(getattr(whole(one), name), getattr(whole(other), name))
+
+
+@given(st.integers(1, 33), st.integers(1, 40))
+@settings(max_examples=30, deadline=None)
+def test_a_batch_is_the_same_in_whatever_pieces(people: int, size: int) -> None:
+    [batch] = drawn(data(people), 40, Disturbance(0.3, 0.2))
+    pieces = list(batch.split(size))
+    assert all(piece.targets.shape[1] <= size for piece in pieces)
+    for name in ("inputs", "targets", "weights"):
+        assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces], dim=1), getattr(whole(batch), name))
+
+
+def test_epochs_and_batches_have_disturbances_of_their_own() -> None:
+    seen = [
+        tuple(batch.noise.flatten().tolist()[:5]) + tuple(batch.hidden.flatten().tolist())  # type: ignore[union-attr]
+        for number in (0, 1)
+        for batch in drawn(data(64), 16, Disturbance(0.3, 0.2), 0, number)
+    ]
+    assert len(set(seen)) == 8
 
 
 @pytest.mark.parametrize(("mask_rate", "noise"), [(0.0, 0.0), (0.3, 0.0), (0.3, 0.2)])
@@ -68,7 +117,7 @@ def test_the_same_seed_gives_the_same_epoch_and_another_another(mask_rate: float
 def test_a_row_keeps_its_person_together() -> None:
     """Inputs and age of a place belong to the same person, sex included."""
     people = data(50)
-    expected = all_inputs(people)
+    expected = people.inputs(slice(None))
     inputs, ages = joined(epoch(50))
     for member in range(MEMBERS):
         assert torch.equal(inputs[member], expected[ages[member].long()])
@@ -105,8 +154,9 @@ def test_what_is_missing_stays_missing_and_nothing_is_hidden_at_rate_zero() -> N
     rows.loc[::2, "rdw_pct"] = np.nan
     scaling = FeatureScaling(np.zeros(FEATURES), np.ones(FEATURES))
     people = training_data(rows, BLOOD9, scaling, tiny_config(), CPU)
-    (batch,) = epoch_batches(people, 1, 40, Disturbance(0.0, 0.0), torch.Generator().manual_seed(0))
-    assert float(batch.inputs[..., FEATURES : 2 * FEATURES].sum()) == 40 * FEATURES - 20
+    [batch] = drawn(people, 40, Disturbance(0.0, 0.0))
+    present = whole(batch).inputs[..., FEATURES : 2 * FEATURES]
+    assert present.sum(dim=(1, 2)).tolist() == [40 * FEATURES - 20] * MEMBERS
 
 
 def test_training_data_is_what_the_clock_will_see() -> None:
@@ -140,8 +190,9 @@ def test_the_mortality_clock_reads_age_and_is_trained_on_follow_up() -> None:
         (cohort["sex"] == "male").to_numpy(float),
         age.to_numpy(),
     )
-    np.testing.assert_allclose(all_inputs(people), answering, rtol=1e-5, atol=1e-6)
-    (batch,) = epoch_batches(people, 1, 300, Disturbance(0.9, 0.5), torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(people.inputs(slice(None)), answering, rtol=1e-5, atol=1e-6)
+    [drawn_once] = drawn(people, 300, Disturbance(0.9, 0.5))
+    batch = whole(drawn_once)
     order = batch.targets[0, :, AGE].argsort()
     expected = people.targets[:, AGE].argsort()
     assert torch.equal(batch.inputs[0, order][:, -2:], people.always[expected])

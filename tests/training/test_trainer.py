@@ -11,48 +11,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from henaw.errors import BadInput, EnvironmentProblem
-from henaw.model.ensemble import EnsembleShape
-from henaw.model.losses import Loss, crps_loss, mortality_loss
+from henaw.errors import EnvironmentProblem
+from henaw.model.losses import Loss, mortality_loss
 from henaw.model.network import EnsembleNetwork
-from henaw.settings import Training
 from henaw.training import trainer
-from henaw.training.batches import TrainingData
+from henaw.training.clipping import clip_members, step_figures
+from henaw.training.device import choose_device, use_threads
+from henaw.training.evaluation import evaluate_members
+from henaw.training.failures import Diverged, MemoryExhausted, is_out_of_memory
 from henaw.training.telemetry import Events, Listeners
-from henaw.training.trainer import choose_device, clip_members, evaluate_members, is_out_of_memory, train, use_threads
-from tests.scenarios import GAUSSIAN, HAZARD, Recorder, tiny_config
-
-SHAPE = EnsembleShape(members=3, inputs=5, hidden=(8,), head=GAUSSIAN)
-CPU = torch.device("cpu")
-CRPS = crps_loss(GAUSSIAN, CPU)
-
-
-def training(overrides: str = "") -> Training:
-    return tiny_config(overrides).training
-
-
-def people(count: int = 100, seed: int = 0) -> TrainingData:
-    generator = torch.Generator().manual_seed(seed)
-    scaled = torch.randn(count, 2, generator=generator)
-    noise = torch.randn(count, 1, generator=generator)
-    return TrainingData(
-        scaled=scaled,
-        present=torch.ones(count, 2),
-        always=torch.zeros(count, 1),
-        targets=50 + 8 * scaled[:, :1] + 3 * noise,
-        weights=torch.ones(count),
-        dependence=torch.eye(2),
-    )
-
-
-def network(dropout: float = 0.0, seed: int = 0) -> EnsembleNetwork:
-    return EnsembleNetwork(SHAPE, dropout, torch.Generator().manual_seed(seed))
-
-
-def run(settings: Training, made: EnsembleNetwork | None = None, seed: int = 0, events: Events | None = None) -> Any:
-    made = made or network()
-    history = train(made, CRPS, people(), people(60, 1), settings, seed, events or Events())
-    return history, made.arrays()
+from henaw.training.trainer import train
+from tests.scenarios import GAUSSIAN, HAZARD, Recorder
+from tests.training.small_runs import CPU, CRPS, network, people, run, training
 
 
 def replaced_validation(monkeypatch: pytest.MonkeyPatch, losses: list[list[float]]) -> list[dict[str, np.ndarray]]:
@@ -89,7 +59,7 @@ def test_after_clipping_no_members_norm_is_above_the_limit(scales: list[float], 
     parameters = with_gradients(scales, seed)
     before = norms(parameters)
     original = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
-    reported = clip_members(parameters, limit)
+    reported = clip_members(parameters, limit).sum(dim=0).sqrt()
     torch.testing.assert_close(reported.double(), before, rtol=1e-5, atol=0)
     after = norms(parameters)
     assert (after <= limit * (1 + 1e-6)).all()
@@ -108,13 +78,35 @@ def test_after_clipping_no_members_norm_is_above_the_limit(scales: list[float], 
 def test_clipping_keeps_the_direction_and_members_without_gradient() -> None:
     parameters = with_gradients([0.0, 5.0, 5.0], 0)
     before = [parameter.grad[1].clone() for parameter in parameters if parameter.grad is not None]
-    reported = clip_members(parameters, 0.5)
+    reported = clip_members(parameters, 0.5).sum(dim=0).sqrt()
     assert float(reported[0]) == 0
     ratio = float(0.5 / reported[1])
     for parameter, gradient in zip(parameters, before, strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad[1], gradient * ratio)
         assert (parameter.grad[0] == 0).all()
+
+
+def test_norms_are_told_by_member_and_by_layer_before_clipping() -> None:
+    parameters = with_gradients([1.0, 5.0, 5.0], 0)
+    names = ["layer0_weight", "layer0_bias", "layer1_weight", "layer1_bias"]
+    by_layer = [torch.cat([part.grad.flatten() for part in parameters[i : i + 2]]).norm() for i in (0, 2)]  # type: ignore[union-attr]
+    expected = norms(parameters)
+    figures = step_figures(names, torch.arange(3.0), clip_members(parameters, 0.1))
+    assert figures.losses == [0, 1, 2]
+    assert figures.norms == pytest.approx(expected.tolist(), rel=1e-5)
+    assert figures.groups == pytest.approx({"layer0": float(by_layer[0]), "layer1": float(by_layer[1])}, rel=1e-5)
+    assert figures.metrics["gradient_norm"] == pytest.approx(float(expected.norm()), rel=1e-5)
+    assert figures.metrics["gradient_norm_largest_member"] == pytest.approx(float(expected.max()), rel=1e-5)
+    assert figures.finite
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_one_number_that_is_not_finite_is_seen(poison: float, where: str) -> None:
+    losses, squares = torch.ones(3), torch.ones(2, 3)
+    (losses if where == "loss" else squares).view(-1)[1] = abs(poison) if where == "gradient" else poison
+    assert not step_figures(["layer0_weight", "layer0_bias"], losses, squares).finite
 
 
 def test_gradient_norms_of_every_step_are_reported_and_clipping_counted() -> None:
@@ -146,7 +138,8 @@ def test_clipping_comes_before_the_optimizers_step() -> None:
 def test_events_come_in_order_and_history_is_what_they_said() -> None:
     recorder = Recorder()
     history, _ = run(training(), events=recorder)
-    assert recorder.names == ["train_begin", *["step", "step", "epoch_end"] * 3, "train_end"]
+    steps = ["batch", "grad", "step"] * 2
+    assert recorder.names == ["train_begin", *[*steps, "epoch_end"] * 3, "train_end"]
     assert history == recorder.epochs
     assert [row["epoch"] for row in history] == [0, 1, 2]
     for row in history:
@@ -157,6 +150,10 @@ def test_events_come_in_order_and_history_is_what_they_said() -> None:
             "learning_rate",
             "gradient_norm",
             "clipped_fraction",
+            "gradient_norm_layer0",
+            "gradient_norm_layer1",
+            "skipped_steps",
+            "micro_batch",
         }
         assert all(type(value) is float and math.isfinite(value) for value in row.values())
 
@@ -255,15 +252,12 @@ def test_training_stops_when_no_member_has_improved_for_so_long(
 
 
 @pytest.mark.parametrize("loss", [CRPS, mortality_loss(GAUSSIAN, HAZARD, CPU)], ids=["crps", "mortality"])
-def test_validation_is_the_mean_loss_with_nothing_hidden_in_whatever_pieces(
-    monkeypatch: pytest.MonkeyPatch, loss: Loss
-) -> None:
+def test_validation_is_the_mean_loss_with_nothing_hidden_in_whatever_pieces(loss: Loss) -> None:
     made, everybody = network(dropout=0.5), people(50)
     follow_up = torch.rand(50, 2, generator=torch.Generator().manual_seed(0)).round(decimals=1)
     everybody = replace(everybody, targets=torch.cat([everybody.targets, follow_up], dim=1))
-    whole = evaluate_members(made, loss, everybody)
-    monkeypatch.setattr(trainer, "EVALUATION_ROWS", 7)
-    torch.testing.assert_close(evaluate_members(made, loss, everybody), whole, rtol=1e-5, atol=1e-5)
+    whole = evaluate_members(made, loss, everybody, 4096)
+    torch.testing.assert_close(evaluate_members(made, loss, everybody, 7), whole, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
         inputs = torch.cat([everybody.scaled, everybody.present, everybody.always], dim=1)
         expected = loss(made(inputs.expand(3, -1, -1)), everybody.targets).mean(dim=1)
@@ -282,12 +276,12 @@ OUT_OF_MEMORY = [
 ]
 
 
-def failing_at(call: int, error: Exception, made: EnsembleNetwork) -> Callable[..., Any]:
-    """The network's forward pass that raises ``error`` at its ``call``-th call (from 0)."""
-    calls, forward = iter(range(10**6)), made.forward
+def failing_at(calls: set[int], error: Exception, made: EnsembleNetwork) -> Callable[..., Any]:
+    """The network's forward pass that raises ``error`` at its calls with these numbers (from 0)."""
+    counted, forward = iter(range(10**6)), made.forward
 
     def fail(inputs: torch.Tensor) -> torch.Tensor:
-        if next(calls) == call:
+        if next(counted) in calls:
             raise error
         return forward(inputs)
 
@@ -295,24 +289,59 @@ def failing_at(call: int, error: Exception, made: EnsembleNetwork) -> Callable[.
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: str(error)[:30])
+def test_out_of_memory_is_told_halves_and_training_goes_on(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    made, recorder = network(), Recorder()
+    monkeypatch.setattr(made, "forward", failing_at({1}, error, made))  # batches of 64 and of 36
+    history, _ = run(training(), made, events=Listeners([Events(), recorder]))
+    [event] = recorder.out_of_memory
+    assert (event.phase, event.epoch, event.step, event.from_rows, event.to_rows) == ("training", 0, 1, 36, 18)
+    assert event.seconds >= 0
+    assert [row["micro_batch"] for row in history] == [18, 18, 18]
+    assert recorder.names.count("step") == 6
+
+
 @pytest.mark.parametrize(
-    ("call", "phase", "epoch", "step"),
-    [(0, "training", 0, 0), (1, "training", 0, 1), (2, "validation", 0, 2), (4, "training", 1, 3)],
+    ("first", "phase", "epoch", "step", "tried"),
+    [
+        (0, "training", 0, 0, [64, 32, 16, 8, 4, 2, 1]),
+        (1, "training", 0, 1, [36, 18, 9, 4, 2, 1]),
+        (2, "validation", 0, 2, [60, 30, 15, 7, 3, 1]),
+        (4, "training", 1, 3, [36, 18, 9, 4, 2, 1]),
+    ],
 )
-def test_out_of_memory_is_told_and_ends_the_run_cleanly(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, call: int, phase: str, epoch: int, step: int
+def test_out_of_memory_with_a_single_person_ends_the_run_cleanly(
+    monkeypatch: pytest.MonkeyPatch, first: int, phase: str, epoch: int, step: int, tried: list[int]
 ) -> None:
     made, recorder = network(), Recorder()
-    monkeypatch.setattr(made, "forward", failing_at(call, error, made))
-    with pytest.raises(EnvironmentProblem, match=rf"^out of memory in {phase}, epoch {epoch}, step {step} ") as raised:
-        run(training(), made, events=Listeners([Events(), recorder]))
+    always = set(range(first, 10**5))
+    monkeypatch.setattr(made, "forward", failing_at(always, torch.OutOfMemoryError("on device"), made))
+    with pytest.raises(MemoryExhausted, match=rf"^out of memory in {phase}, epoch {epoch}, step {step}: ") as raised:
+        run(training(), made, events=recorder)
     assert raised.value.exit_code == 3
-    assert "training.batch_size" in str(raised.value)
+    assert raised.value.tried == tried
+    assert ", ".join(map(str, tried)) in str(raised.value)
+    assert "bytes allocated" in str(raised.value)
     assert raised.value.__context__ is None, "no traceback may keep the failed step's tensors"
-    (event,) = recorder.out_of_memory
-    assert (event.phase, event.epoch, event.step, event.batch_size) == (phase, epoch, step, 64)
+    assert [event.from_rows for event in recorder.out_of_memory] == tried
+    assert recorder.out_of_memory[-1].to_rows == 0
     assert recorder.names[-2:] == ["out_of_memory", "train_end"]
     assert recorder.names.count("step") == step, "the failed step was not committed"
+
+
+def test_validation_in_halves_is_bitwise_validation_in_pieces_of_that_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, recorder = network(), Recorder()
+    monkeypatch.setattr(made, "forward", failing_at({2}, torch.OutOfMemoryError("on device"), made))
+    seen: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+
+    def watched(made: EnsembleNetwork, loss: Loss, data: Any, rows: int) -> torch.Tensor:
+        found = evaluate_members(made, loss, data, rows)
+        seen.append((rows, found, evaluate_members(made, loss, data, rows)))
+        return found
+
+    monkeypatch.setattr(trainer, "evaluate_members", watched)
+    run(training(), made, events=recorder)
+    assert [rows for rows, _, _ in seen] == [30, 30, 30]
+    assert all(torch.equal(found, clean) for _, found, clean in seen)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +349,7 @@ def test_out_of_memory_is_told_and_ends_the_run_cleanly(
 )
 def test_every_other_error_passes_untouched(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     made, recorder = network(), Recorder()
-    monkeypatch.setattr(made, "forward", failing_at(1, error, made))
+    monkeypatch.setattr(made, "forward", failing_at({1}, error, made))
     with pytest.raises(type(error)) as raised:
         run(training(), made, events=recorder)
     assert raised.value is error
@@ -335,14 +364,82 @@ def test_what_says_out_of_memory() -> None:
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_ends_training_with_one_line(poison: float) -> None:
+def test_a_loss_that_stays_not_finite_ends_training_with_one_line(poison: float) -> None:
     made, recorder = network(), Recorder()
     with torch.no_grad():
         next(made.parameters())[1] = poison
-    with pytest.raises(BadInput, match=r"not finite in epoch 0: lower training\.learning_rate") as raised:
-        run(training(), made, events=recorder)
+    before = made.arrays()
+    with pytest.raises(Diverged, match=r"2 steps in a row, lower training\.learning_rate$") as raised:
+        run(training("training.max_skipped=2"), made, events=recorder)
     assert raised.value.exit_code == 2
-    assert recorder.names[-1] == "train_end"
+    assert recorder.names == ["train_begin", *["batch", "grad", "skipped"] * 2, "train_end"]
+    for name, values in made.arrays().items():
+        np.testing.assert_array_equal(values, before[name])
+
+
+def test_a_validation_loss_that_is_not_finite_ends_training_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced_validation(monkeypatch, [[1.0, 2.0, math.nan]])
+    with pytest.raises(Diverged, match=r"^the validation loss is not finite in epoch 0, lower training\.learning_rate"):
+        run(training())
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, calls: set[int], where: str) -> Callable[..., Any]:
+    """A loss that is NaN, or has a gradient that is, at its calls with these numbers, for one person of one member."""
+    counted = iter(range(10**6))
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        each = CRPS(outputs, targets)
+        if next(counted) in calls:
+            hit = torch.zeros_like(each)
+            hit[1, 3] = 1
+            each = each + (hit * math.nan if where == "loss" else 0 * (outputs[..., 0] * hit).sqrt())
+        return each
+
+    return loss
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_leaves_everything_bitwise_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Parameters, moments and counters are those before; the next step uses the learning rate that this one had."""
+    states: list[list[torch.Tensor]] = []
+
+    class Watching(Recorder):
+        def on_batch_begin(self, epoch: int, batch: int) -> None:
+            super().on_batch_begin(epoch, batch)
+            states.append(everything())
+
+    runs: list[Any] = []
+    made_state = trainer.TrainingState
+
+    def kept(*arguments: Any) -> Any:
+        runs.append(made_state(*arguments))
+        return runs[-1]
+
+    def everything() -> list[torch.Tensor]:
+        tensors = runs[0].contents().tensors
+        return [values.clone() for part in tensors.values() for values in part.values()]
+
+    monkeypatch.setattr(trainer, "TrainingState", kept)
+    recorder = Watching()
+    loss = poisoned(monkeypatch, {1, 6}, where)  # the 2nd step; the 3rd call of each epoch is validation's
+    history = train(network(), loss, people(), people(60, 1), training(), 0, recorder)
+    assert recorder.skipped == [(0, 1, 1), (2, 0, 1)]
+    assert [row["skipped_steps"] for row in history] == [1, 0, 1]
+    assert all(torch.equal(one, other) for one, other in zip(states[4], states[5], strict=True)), "3rd epoch's 1st step"
+    assert not all(torch.equal(one, other) for one, other in zip(states[2], states[3], strict=True))
+    rates = [step["learning_rate"] for step in recorder.steps]
+    expected = Recorder()
+    run(training(), events=expected)
+    assert rates == [step["learning_rate"] for step in expected.steps][:4]
+
+
+def test_skipped_steps_count_only_in_a_row() -> None:
+    recorder = Recorder()
+    loss = poisoned(pytest.MonkeyPatch(), {0, 3, 6}, "loss")
+    train(network(), loss, people(), people(60, 1), training("training.max_skipped=2"), 0, recorder)
+    assert [in_a_row for _, _, in_a_row in recorder.skipped] == [1, 1, 1]
 
 
 def test_a_gpu_that_is_not_there_is_an_environment_problem(monkeypatch: pytest.MonkeyPatch) -> None:
