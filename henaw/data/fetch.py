@@ -63,7 +63,7 @@ def fetch_file(address: str, part: Path, progress: Progress, patience: Patience)
         except _Interrupted as fault:
             if tried == patience.tries:
                 raise EnvironmentProblem(
-                    f"{address}: {fault}, in the last of {tried} tries; run again to go on from there"
+                    f"{address}: {fault}, in the last of {tried} tries; run again to go on"
                 ) from None
             pause = patience.pause_seconds * 2 ** (tried - 1)
             logger.warning("%s: %s; trying again in %g s", address, fault, pause)
