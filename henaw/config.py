@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from henaw.errors import BadInput
 from henaw.settings import (
@@ -61,6 +61,17 @@ class Config(Section):
     evaluation: Evaluation
     study: Study
     tracking: Tracking
+
+    @model_validator(mode="after")
+    def _head_fits(self) -> Config:
+        head, loss = self.network.head, self.training
+        if self.target == "mortality" and head != "quantiles":
+            raise ValueError(f"network.head {head} is for target age; the mortality clock has a head of its own")
+        if loss.loss == "beta_nll" and head != "gaussian":
+            raise ValueError(f"training.loss beta_nll needs network.head gaussian, found {head}")
+        if loss.nll_weight > 0 and head != "bins":
+            raise ValueError(f"training.nll_weight needs network.head bins, found {head}")
+        return self
 
     @property
     def model_name(self) -> str:
@@ -134,7 +145,8 @@ def _first_fault(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"key {key!r} is missing"
     if first["type"] == "value_error":
-        return f"{key}: {first['msg'].removeprefix('Value error, ')}"
+        fault = first["msg"].removeprefix("Value error, ")
+        return f"{key}: {fault}" if key else fault  # what concerns several sections names them itself
     if first["type"] == "model_type":
         return f"{key}: expected keys and values"
     expected = " or ".join(_in_our_words(fault["msg"]) for fault in faults)

@@ -152,13 +152,24 @@ class Network(Section):
     members: Count
     hidden: Annotated[list[Count], Field(min_length=1)]
     dropout: Annotated[Number, Field(ge=0, lt=1)]
+    head: Literal["quantiles", "bins", "gaussian"]
     link: Literal["identity", "logit"]
     knots: Annotated[list[OpenFraction], AfterValidator(_strictly_ascending)]
+    bin_years: Annotated[Number, Field(ge=0.25)]
+
+    @model_validator(mode="after")
+    def _one_way_to_a_gaussian(self) -> Network:
+        if self.head == "quantiles" and self.link == "identity" and not self.knots:
+            raise ValueError("link identity without knots is a Gaussian; expected head gaussian, or knots")
+        return self
 
 
 class Training(Section):
     """How the ensemble is fitted."""
 
+    loss: Literal["crps", "beta_nll"]
+    beta: Fraction
+    nll_weight: Annotated[Number, Field(ge=0)]
     epochs: Count
     patience: Count
     batch_size: Count
@@ -204,11 +215,6 @@ class Evaluation(Section):
     draws: Count
 
 
-class Tracking(Section):
-    """Where runs and versions go."""
-
-    experiment: Annotated[str, Field(min_length=1)]
-    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None
 class Study(Section):
     """How settings are searched for."""
 
@@ -225,3 +231,8 @@ class Study(Section):
     heartbeat_seconds: Count
 
 
+class Tracking(Section):
+    """Where runs and versions go."""
+
+    experiment: Annotated[str, Field(min_length=1)]
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from henaw.config import Config, asset_folder, load_config
 from henaw.data.panel import Biomarker, Panel, load_panel
+from henaw.model.bins import BinsHead
 from henaw.model.calibration import fit_calibration, identity
 from henaw.model.clock import Clock, Target, TrainingRange
 from henaw.model.distribution import EnsembleDistribution
@@ -21,7 +22,7 @@ from henaw.model.ensemble import EnsembleShape
 from henaw.model.features import fit_scaling, raw_features
 from henaw.model.gap import GapRegression
 from henaw.model.hazard import MONTHS, Gompertz
-from henaw.model.heads import QuantileHead
+from henaw.model.heads import Head, QuantileHead
 from henaw.model.reference import fit_reference
 from henaw.training.telemetry import Events, OutOfMemory
 
@@ -40,13 +41,15 @@ KNOWN = Panel(
 )
 TIGHT_SD, LOOSE_SD = 2.0, 8.0
 
-# Every form that a member's quantile function may have.
+# Every form that a member's distribution may have.
 GAUSSIAN = QuantileHead(knots=(), link="identity", center=50.0, scale=12.0, low=0.0, high=0.0)
 OWN_AGE = QuantileHead(knots=(), link="identity", center=None, scale=10.0, low=0.0, high=0.0)
 BENT = QuantileHead(knots=(0.1, 0.5, 0.9), link="identity", center=50.0, scale=12.0, low=0.0, high=0.0)
 BOUNDED = QuantileHead(knots=(0.05, 0.2, 0.5, 0.8, 0.95), link="logit", center=50.0, scale=12.0, low=19.5, high=79.5)
 UNBENT = QuantileHead(knots=(), link="logit", center=50.0, scale=12.0, low=19.5, high=79.5)
-HEADS = {"gaussian": GAUSSIAN, "own age": OWN_AGE, "bent": BENT, "bounded": BOUNDED, "unbent": UNBENT}
+QUANTILE_HEADS = {"gaussian": GAUSSIAN, "own age": OWN_AGE, "bent": BENT, "bounded": BOUNDED, "unbent": UNBENT}
+BINS = BinsHead(low=19.5, high=79.5, width=4.5)  # 13 bins of 4.5 years, and a last one of 1.5
+HEADS: dict[str, Head] = {**QUANTILE_HEADS, "bins": BINS}
 
 HAZARD = Gompertz(alpha=-10.0, beta=0.09)  # h(60) = 0.01, h(80) = 0.06 a year
 
@@ -113,7 +116,7 @@ def lifetimes(hazard: Gompertz, age: Array, rng: np.random.Generator) -> Array:
 
 
 def people_of(
-    head: QuantileHead, people: int, seed: int = 0, *, members: int = 4, calibrated: bool = False
+    head: Head, people: int, seed: int = 0, *, members: int = 4, calibrated: bool = False
 ) -> EnsembleDistribution:
     """Predictions for ``people`` from members that differ; ``calibrated``: with a map of levels that changes much."""
     rng = np.random.default_rng(seed)
@@ -138,17 +141,21 @@ def blood_clock(
     seed: int = 0,
     *,
     target: Target = "age",
+    head: Head = BOUNDED,
     members: int = 3,
     hidden: tuple[int, ...] = (8, 8),
     max_missing: int = 3,
 ) -> Clock:
-    """A clock of ``BLOOD9`` with random weights, trained on nobody: its answers mean nothing and are reproducible."""
+    """A clock of ``BLOOD9`` with random weights, trained on nobody: its answers mean nothing and are reproducible.
+
+    ``head`` is the age clock's; the mortality clock has its own.
+    """
     rng = np.random.default_rng(seed)
     low, high = _middle_of_plausible()
     sample = rng.uniform(low, high, (400, len(low)))
     features = len(BLOOD9.names) + len(BLOOD9.derived)
     mortality = target == "mortality"
-    shape = EnsembleShape(members, 2 * features + 1 + mortality, hidden, OWN_AGE if mortality else BOUNDED)
+    shape = EnsembleShape(members, 2 * features + 1 + mortality, hidden, OWN_AGE if mortality else head)
     pit, sex, age = rng.beta(0.8, 0.9, 400), np.arange(400.0) % 2, rng.uniform(20, 80, 400)
     return Clock(
         panel=BLOOD9,

@@ -171,7 +171,7 @@ def test_a_number_is_a_number_however_it_is_written(own_settings: Path, written:
 @pytest.mark.parametrize("key", [key for key, value in leaves(yaml.safe_load(DEFAULT)) if type(value) is float])
 def test_every_fractional_key_takes_the_short_form(key: str) -> None:
     *path, last = key.split(".")
-    section = load_config(overrides=f"{key}=5e-1").model_dump()
+    section = load_config(overrides=f"network.head=bins {key}=5e-1").model_dump()  # one key is for that head alone
     for name in path:
         section = section[name]
     assert section[last] == 0.5
@@ -254,6 +254,29 @@ def test_an_unknown_profile_is_named_with_the_nearest() -> None:
         ("training.learning_rate=.nan", "training.learning_rate: expected a finite number, found nan"),
         ("training.learning_rate=1e999", "training.learning_rate: expected a finite number, found inf"),
         ("network.link=log", "network.link: expected 'identity' or 'logit', found 'log'"),
+        ("network.head=bin", "network.head: expected 'quantiles', 'bins' or 'gaussian', found 'bin'"),
+        ("network.bin_years=0", "network.bin_years: expected greater than or equal to 0.25, found 0"),
+        ("training.loss=mse", "training.loss: expected 'crps' or 'beta_nll', found 'mse'"),
+        ("training.beta=1.1", "training.beta: expected less than or equal to 1, found 1.1"),
+        ("training.nll_weight=-1", "training.nll_weight: expected greater than or equal to 0, found -1"),
+        (
+            "network.link=identity network.knots=[]",
+            "network: link identity without knots is a Gaussian; expected head gaussian, or knots",
+        ),
+        ("training.loss=beta_nll", "training.loss beta_nll needs network.head gaussian, found quantiles"),
+        (
+            "training.loss=beta_nll network.head=bins",
+            "training.loss beta_nll needs network.head gaussian, found bins",
+        ),
+        ("training.nll_weight=0.1", "training.nll_weight needs network.head bins, found quantiles"),
+        (
+            "training.nll_weight=0.1 network.head=gaussian",
+            "training.nll_weight needs network.head bins, found gaussian",
+        ),
+        (
+            "target=mortality network.head=bins",
+            "network.head bins is for target age; the mortality clock has a head of its own",
+        ),
         ("network.knots=[0.5,0.2]", "network.knots: expected levels in ascending order"),
         ("network.knots=[0.2,0.2]", "network.knots: expected levels in ascending order"),
         ("network.knots=[0.2,1]", "network.knots.1: expected less than 1, found 1"),

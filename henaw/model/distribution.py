@@ -14,7 +14,7 @@ from scipy.special import ndtr, ndtri
 from henaw.errors import BadInput
 from henaw.model.calibration import Calibration
 from henaw.model.ensemble import blocks
-from henaw.model.heads import QuantileHead
+from henaw.model.heads import Head
 from henaw.model.wasserstein import NODES, Moments, barycenter, barycenter_moments
 
 Array = NDArray[np.float64]
@@ -72,7 +72,7 @@ class EnsembleDistribution:
         calibration: the map of levels.
     """
 
-    head: QuantileHead
+    head: Head
     outputs: Array
     age: Array
     calibration: Calibration

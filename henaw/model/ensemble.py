@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from henaw.model.heads import QuantileHead
+from henaw.model.heads import Head
 
 Array = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ class EnsembleShape:
     members: int
     inputs: int
     hidden: tuple[int, ...]
-    head: QuantileHead
+    head: Head
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every parameter: weights (K, in, out), biases (K, out)."""

@@ -1,6 +1,7 @@
 """What a member's outputs mean: a quantile function of biological age.
 
-A latent quantile function that is piecewise linear in z = Φ⁻¹(u), with positive slopes between knots,
+Every head says it in the same words (``Head``), so that nothing that answers knows which one it has. The default is
+``QuantileHead``, a latent quantile function that is piecewise linear in z = Φ⁻¹(u), with positive slopes between knots,
 
     L(u) = o_0 + Σ_j softplus(o_j) · B_j(u),   B_j(u) = clamp(z, z_j, z_{j+1}) − clamp(0, z_j, z_{j+1}),
 
@@ -12,7 +13,7 @@ functions, their Wasserstein-2 barycenter is the plain average of what they say.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,32 @@ def softplus(values: Array) -> Array:
     np.log1p(result, out=result)
     result += np.maximum(values, 0.0)
     return result
+
+
+class Head(Protocol):
+    """Meaning of a member's outputs; a frozen dataclass of plain values, which are stored with the clock."""
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a member."""
+
+    def quantiles(self, outputs: Array, z: Array, age: Array) -> Array:
+        """Members' quantiles in years at the same levels for everybody; they never fall as the level rises.
+
+        Args:
+            outputs: (K, n, outputs).
+            z: normal scores of the levels, Φ⁻¹(u), (q,).
+            age: chronological ages (n,), for a head that starts from them.
+
+        Returns:
+            Shape (K, n, q).
+        """
+
+    def quantiles_at(self, outputs: Array, z: Array, age: Array) -> Array:
+        """As ``quantiles``, but with one level for each person: ``z`` (n,), returns (K, n)."""
+
+    def initial_bias(self) -> Array:
+        """Output biases (outputs,) of an untrained member: centered, about as wide as the ages it is trained on."""
 
 
 @dataclass(frozen=True)
@@ -63,22 +90,13 @@ class QuantileHead:
         return basis
 
     def quantiles(self, outputs: Array, z: Array, age: Array) -> Array:
-        """Members' quantiles in years at the same levels for everybody.
-
-        Args:
-            outputs: (K, n, outputs).
-            z: normal scores of the levels, Φ⁻¹(u), (q,).
-            age: chronological ages (n,), used where ``center`` is None.
-
-        Returns:
-            Shape (K, n, q).
-        """
+        """As ``Head.quantiles``; ``age`` is used where ``center`` is None."""
         latent: Array = softplus(outputs[..., 1:]) @ self.basis(z)
         latent += outputs[..., :1]
         return self._years(latent, age[:, None])
 
     def quantiles_at(self, outputs: Array, z: Array, age: Array) -> Array:
-        """As ``quantiles``, but with one level for each person: ``z`` (n,), returns (K, n)."""
+        """As ``Head.quantiles_at``."""
         latent: Array = np.einsum("knj,jn->kn", softplus(outputs[..., 1:]), self.basis(z))
         latent += outputs[..., 0]
         return self._years(latent, age)
@@ -95,6 +113,6 @@ class QuantileHead:
         return latent
 
     def initial_bias(self) -> Array:
-        """Output biases (outputs,) of an untrained member: centered, about as wide as the ages it is trained on."""
+        """As ``Head.initial_bias``."""
         slope = 1.2 if self.link == "logit" else 0.75
         return np.array([0.0, *[np.log(np.expm1(slope))] * (self.outputs - 1)])

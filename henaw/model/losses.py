@@ -1,7 +1,8 @@
-"""Per-person losses of a member's quantile function, computed from its outputs (PyTorch, training side)."""
+"""Per-person losses, computed from a member's outputs (PyTorch, training side)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -11,21 +12,35 @@ from scipy.special import ndtri
 from torch import Tensor
 from torch.nn import functional
 
+from henaw.model.bins import BinsHead
 from henaw.model.hazard import Gompertz
-from henaw.model.heads import QuantileHead
+from henaw.model.heads import Head, QuantileHead
+from henaw.settings import Training
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From outputs (…, B, outputs) and targets (…, B, targets) to a loss for each person (…, B)."""
 
 CRPS_LEVELS = 49
 MORTALITY_NODES = 11
+LEAST_SPREAD = 1e-3  # in units of a head's scale: a likelihood has no bound where a spread may vanish
 AGE, YEARS, DIED = 0, 1, 2  # columns of the targets: chronological age, follow-up in years, 1 where it ended in death
 
 
-def quantile_function(
-    head: QuantileHead, z: NDArray[np.float64], device: torch.device
-) -> Callable[[Tensor, Tensor], Tensor]:
+def training_loss(head: Head, hazard: Gompertz | None, settings: Training, device: torch.device) -> Loss:
+    """The loss that the settings mean: of the mortality clock where there is a ``hazard``, else of the age clock."""
+    if hazard is not None:
+        return mortality_loss(head, hazard, device)
+    if settings.loss == "beta_nll":
+        return beta_nll_loss(head, settings.beta)
+    if settings.nll_weight > 0:
+        return crps_and_nll_loss(head, settings.nll_weight, device)
+    return crps_loss(head, device)
+
+
+def quantile_function(head: Head, z: NDArray[np.float64], device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
     """``QuantileHead.quantiles`` in PyTorch at fixed scores ``z`` (q,): (…, B, outputs), age (…, B) → (…, B, q)."""
+    if not isinstance(head, QuantileHead):
+        raise TypeError(f"a {type(head).__name__} has no quantile function in PyTorch")
     basis = torch.tensor(head.basis(z), dtype=torch.float32, device=device)
 
     def quantiles(outputs: Tensor, age: Tensor) -> Tensor:
@@ -37,11 +52,14 @@ def quantile_function(
     return quantiles
 
 
-def crps_loss(head: QuantileHead, device: torch.device) -> Loss:
-    """Continuous ranked probability score in years: twice the pinball loss, averaged over evenly spaced levels.
+def crps_loss(head: Head, device: torch.device) -> Loss:
+    """Continuous ranked probability score in years: exact for bins, and otherwise from evenly spaced levels.
 
-    CRPS(F, y) = 2 ∫ (1{y ≤ F⁻¹(u)} − u)(F⁻¹(u) − y) du (Laio & Tamea 2007, eq. 3).
+    From levels it is twice the pinball loss, CRPS(F, y) = 2 ∫ (1{y ≤ F⁻¹(u)} − u)(F⁻¹(u) − y) du (Laio & Tamea 2007,
+    eq. 3).
     """
+    if isinstance(head, BinsHead):
+        return _binned_crps(head, device)
     levels = (np.arange(CRPS_LEVELS) + 0.5) / CRPS_LEVELS
     quantiles = quantile_function(head, ndtri(levels), device)
     u = torch.tensor(levels, dtype=torch.float32, device=device)
@@ -54,7 +72,70 @@ def crps_loss(head: QuantileHead, device: torch.device) -> Loss:
     return loss
 
 
-def mortality_loss(head: QuantileHead, hazard: Gompertz, device: torch.device) -> Loss:
+def _binned_crps(head: BinsHead, device: torch.device) -> Loss:
+    """∫ (F(x) − 1{x ≥ y})² dx of a histogram, as E|X − y| − ½·E|X − X′| (Gneiting & Raftery 2007, eq. 21).
+
+    With X uniform within its bin both are sums over bins: the mean of |X − X′| is the distance of the bins' middles, or
+    w/3 within one bin of width w; that of |X − y| is the distance of y from the middle m, or w/4 + (y − m)²/w within.
+    """
+    widths, middles = np.diff(head.edges), (head.edges[1:] + head.edges[:-1]) / 2
+    between = np.abs(middles[:, None] - middles) + np.diag(widths / 3)
+    half, width, middle = (
+        torch.tensor(values, dtype=torch.float32, device=device) for values in (between / 2, widths, middles)
+    )
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        probability = functional.softmax(outputs, dim=-1)
+        apart = (targets[..., AGE].unsqueeze(-1) - middle).abs()
+        distance = torch.where(apart < width / 2, width / 4 + apart.square() / width, apart)
+        return (probability * (distance - probability @ half)).sum(dim=-1)
+
+    return loss
+
+
+def crps_and_nll_loss(head: Head, weight: float, device: torch.device) -> Loss:
+    """CRPS of bins in years, plus ``weight`` times the negative log density of the age in nats.
+
+    An age beyond the support counts as one of the bin next to it.
+    """
+    if not isinstance(head, BinsHead):
+        raise TypeError(f"a {type(head).__name__} has no bins")
+    crps = _binned_crps(head, device)
+    inner = torch.tensor(head.edges[1:-1], dtype=torch.float32, device=device)
+    log_width = torch.tensor(np.log(np.diff(head.edges)), dtype=torch.float32, device=device)
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        bins = torch.bucketize(targets[..., AGE].contiguous(), inner, right=True).expand(outputs.shape[:-1])
+        log_density = functional.log_softmax(outputs, dim=-1) - log_width
+        nll = -log_density.gather(-1, bins.unsqueeze(-1)).squeeze(-1)
+        return crps(outputs, targets) + weight * nll
+
+    return loss
+
+
+def beta_nll_loss(head: Head, beta: float) -> Loss:
+    """Negative log likelihood of a Gaussian in nats, its gradient weighted by σ^(2β) (Seitzer et al. 2022, eq. 5).
+
+    β = 0 is maximum likelihood; with β = 1 the mean is learned as by squared error, whatever σ. The weight has σ in
+    units of the head's scale, so that β hardly changes the size of the steps. The value is the likelihood whatever β: a
+    likelihood weighted by σ is no proper score, and must not choose the best epoch.
+    """
+    if not (isinstance(head, QuantileHead) and head.link == "identity" and not head.knots):
+        raise TypeError("only a Gaussian has a β-NLL")
+    constant = math.log(head.scale) + math.log(2 * math.pi) / 2
+    center, scale = head.center, head.scale
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        age = targets[..., AGE]
+        sd = functional.softplus(outputs[..., 1]).clamp(min=LEAST_SPREAD)
+        z = ((0.0 if center is None else age - center) / scale - outputs[..., 0]) / sd
+        nll = sd.log() + z.square() / 2 + constant
+        return nll.detach() + sd.detach() ** (2 * beta) * (nll - nll.detach())
+
+    return loss
+
+
+def mortality_loss(head: Head, hazard: Gompertz, device: torch.device) -> Loss:
     """Negative log likelihood of right-censored follow-up, integrated over the latent biological age, in nats.
 
     log L = log Σ_j w_j · h(BA_j + t)^d · exp(−H(BA_j, t)), BA_j the member's quantiles at Gauss–Hermite nodes. Being

@@ -20,6 +20,7 @@ from henaw import __version__
 from henaw.data.files import digest_file
 from henaw.data.panel import Panel
 from henaw.errors import IntegrityError
+from henaw.model.bins import BinsHead
 from henaw.model.calibration import GRID, Calibration
 from henaw.model.clock import Clock, TrainingRange
 from henaw.model.ensemble import EnsembleShape
@@ -31,9 +32,10 @@ from henaw.model.reference import ReferenceMedians
 
 Array = NDArray[np.float64]
 
-FORMAT = 2
+FORMAT = 3
 CLOCK_FOLDER = "clock"  # its name among the artifacts of a run and of a registered model
 FILES = ("clock.json", "weights.safetensors")  # manifest.json comes last and has their digests
+HEADS: dict[str, type[QuantileHead] | type[BinsHead]] = {"quantiles": QuantileHead, "bins": BinsHead}
 
 
 def save_clock(clock: Clock, folder: Path) -> None:
@@ -44,6 +46,7 @@ def save_clock(clock: Clock, folder: Path) -> None:
     described = {"format": FORMAT, "henaw_version": __version__} | {
         field.name: _plain(getattr(clock, field.name)) for field in fields(clock) if field.name != "weights"
     }
+    described["shape"] = describe_shape(clock.shape)
     text = json.dumps(described, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "clock.json").write_text(text, encoding="utf-8")
     manifest = {"format": FORMAT, "blake2b": {name: digest_file(folder / name) for name in FILES}}
@@ -67,6 +70,36 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def describe_shape(shape: EnsembleShape) -> dict[str, Any]:
+    """The architecture in the types of JSON; ``head.kind`` is a name in ``HEADS``."""
+    kind = next(name for name, form in HEADS.items() if isinstance(shape.head, form))
+    plain: dict[str, Any] = _plain(shape)
+    return {**plain, "head": {"kind": kind, **plain["head"]}}
+
+
+def read_shape(described: dict[str, Any], source: str) -> EnsembleShape:
+    """The architecture that ``describe_shape`` described.
+
+    Raises:
+        IntegrityError: the head is of a kind that this version does not know, or its fields are not those of its kind;
+            the message begins with ``source`` and names them.
+    """
+    values = dict(described["head"])
+    kind = values.pop("kind", None)
+    if kind not in HEADS:
+        raise IntegrityError(f"{source}: shape.head.kind {kind!r}, expected one of {', '.join(HEADS)}")
+    form = HEADS[kind]
+    expected = [field.name for field in fields(form)]
+    if wrong := sorted(values.keys() ^ set(expected)):
+        raise IntegrityError(
+            f"{source}: shape.head: {', '.join(wrong)} missing or unknown; expected {', '.join(expected)} "
+            f"in a head of kind {kind}"
+        )
+    if "knots" in values:
+        values["knots"] = tuple(values["knots"])
+    return EnsembleShape(**{**described, "hidden": tuple(described["hidden"]), "head": form(**values)})
+
+
 def load_clock(folder: Path) -> Clock:
     """Read a clock that ``save_clock`` wrote.
 
@@ -88,21 +121,20 @@ def load_clock(folder: Path) -> Clock:
                 raise IntegrityError(f"{folder.name}/{name}: differs from its manifest; the clock was not loaded")
         described = json.loads((folder / "clock.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "weights.safetensors")
-        clock = _built(described, {name: values.astype(np.float64) for name, values in weights.items()})
+        clock = _built(described, {name: values.astype(np.float64) for name, values in weights.items()}, folder.name)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise IntegrityError(f"{folder.name}: not a whole clock ({type(error).__name__}); it was not loaded") from None
     _require_fit(clock, folder.name)
     return clock
 
 
-def _built(described: dict[str, Any], weights: dict[str, Array]) -> Clock:
-    shape, hazard = described["shape"], described["hazard"]
-    head = QuantileHead(**{**shape["head"], "knots": tuple(shape["head"]["knots"])})
+def _built(described: dict[str, Any], weights: dict[str, Array], source: str) -> Clock:
+    hazard = described["hazard"]
     trained_on = described["trained_on"]
     return Clock(
         panel=Panel.model_validate(described["panel"]),
         scaling=FeatureScaling(**_arrays(described["scaling"])),
-        shape=EnsembleShape(**{**shape, "hidden": tuple(shape["hidden"]), "head": head}),
+        shape=read_shape(described["shape"], source),
         weights=weights,
         calibration=Calibration(**_arrays(described["calibration"])),
         gap=GapRegression(**described["gap"]),

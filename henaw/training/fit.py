@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from henaw.config import Config
 from henaw.data.panel import Panel
 from henaw.errors import BadInput
+from henaw.model.bins import BinsHead
 from henaw.model.calibration import fit_calibration
 from henaw.model.calibration import identity as no_calibration
 from henaw.model.clock import SEXES, Clock, TrainingRange, range_ends
@@ -20,8 +21,8 @@ from henaw.model.ensemble import AGE_CENTER, AGE_SCALE, EnsembleShape
 from henaw.model.features import FeatureScaling, dependence, fit_scaling, raw_features
 from henaw.model.gap import GapRegression, fit_gap
 from henaw.model.hazard import MONTHS, fit_gompertz
-from henaw.model.heads import QuantileHead
-from henaw.model.losses import crps_loss, mortality_loss
+from henaw.model.heads import Head, QuantileHead
+from henaw.model.losses import training_loss
 from henaw.model.network import EnsembleNetwork
 from henaw.model.reference import LEAST_PUBLISHED, fit_reference
 from henaw.training.batches import TrainingData
@@ -99,7 +100,7 @@ def fit_clock(
         )
 
     network, trained_on, validated_on = Halving(1, events).do(1, set_up, lambda: None, Place("set-up", 0, 0))
-    loss = crps_loss(shape.head, device) if hazard is None else mortality_loss(shape.head, hazard, device)
+    loss = training_loss(shape.head, hazard, config.training, device)
     logger.info("training %d members on %d people (%s)", shape.members, len(people), device)
     history = train(network, loss, trained_on, validated_on, config.training, config.seed, events, checkpoints)
     lowest, highest = np.array([range_ends(column) for column in biomarkers.T]).T
@@ -119,17 +120,21 @@ def fit_clock(
     return _finished(raw, calibration, config), history
 
 
-def _head(config: Config, age: Array) -> QuantileHead:
+def _head(config: Config, age: Array) -> Head:
     """The age clock's support reaches half a year beyond the whole years around the ages it is trained on."""
     if config.target == "mortality":  # a Gaussian around the person's own age
         return QuantileHead(knots=(), link="identity", center=None, scale=MORTALITY_SCALE, low=0.0, high=0.0)
+    low, high = float(np.floor(age.min())) - 0.5, float(np.ceil(age.max())) + 0.5
+    if config.network.head == "bins":
+        return BinsHead(low, high, config.network.bin_years)
+    gaussian = config.network.head == "gaussian"
     return QuantileHead(
-        knots=tuple(config.network.knots),
-        link=config.network.link,
+        knots=() if gaussian else tuple(config.network.knots),
+        link="identity" if gaussian else config.network.link,
         center=float(age.mean()),
         scale=float(age.std()) or 1.0,
-        low=float(np.floor(age.min())) - 0.5,
-        high=float(np.ceil(age.max())) + 0.5,
+        low=low,
+        high=high,
     )
 
 

@@ -7,13 +7,13 @@ from scipy.special import ndtr
 from henaw.evaluation.metrics import midpoint_levels
 from henaw.evaluation.mixture import member_quantiles, mixture_survival, pooled, quantiles_of_pool
 from henaw.model.heads import QuantileHead
-from tests.scenarios import HAZARD, people_of
+from tests.scenarios import BINS, HAZARD, people_of
 
 GAUSSIAN = QuantileHead(knots=(), link="identity", center=50.0, scale=10.0, low=0.0, high=0.0)
 BENT = QuantileHead(knots=(0.1, 0.5, 0.9), link="logit", center=None, scale=1.0, low=20.0, high=80.0)
 
 
-@pytest.mark.parametrize("head", [GAUSSIAN, BENT])
+@pytest.mark.parametrize("head", [GAUSSIAN, BENT, BINS])
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_the_members_average_to_the_barycenter(head, calibrated):
     distribution, levels = people_of(head, 50, calibrated=calibrated), np.array([0.05, 0.3, 0.5, 0.97])
@@ -42,8 +42,9 @@ def test_quantiles_of_a_pool_invert_its_midpoints():
     assert (quantiles_of_pool(pool, np.array([0.0, 1.0])) == pool[:, [0, -1]]).all()
 
 
-def test_variance_of_the_mixture_is_that_of_the_barycenter_and_the_members_distance():
-    distribution = people_of(BENT, 40)
+@pytest.mark.parametrize("head", [BENT, BINS])
+def test_variance_of_the_mixture_is_that_of_the_barycenter_and_the_members_distance(head):
+    distribution = people_of(head, 40)
     for rows, pool in pooled(distribution):
         total = distribution.aleatoric_sd[rows] ** 2 + distribution.epistemic_sd[rows] ** 2
         np.testing.assert_allclose(pool.var(axis=1), total, rtol=0.03)

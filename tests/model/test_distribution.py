@@ -13,9 +13,10 @@ from scipy.stats import norm
 
 from henaw.errors import BadInput
 from henaw.model import ensemble
+from henaw.model.bins import BinsHead
 from henaw.model.calibration import GRID, Calibration, identity
 from henaw.model.distribution import Distribution, EnsembleDistribution, central_levels
-from henaw.model.heads import QuantileHead
+from henaw.model.heads import Head
 from tests.scenarios import BOUNDED, GAUSSIAN, HEADS, people_of
 
 Array = NDArray[np.float64]
@@ -118,7 +119,7 @@ def test_calibrated_quantiles_are_the_networks_at_the_levels_of_each_ones_band()
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
-def test_the_identity_changes_nothing(head: QuantileHead) -> None:
+def test_the_identity_changes_nothing(head: Head) -> None:
     distribution = people_of(head, 12)
     averaged = head.quantiles(distribution.outputs, ndtri(LEVELS), distribution.age).mean(axis=0)
     np.testing.assert_allclose(distribution.quantiles(LEVELS), averaged, atol=1e-9)
@@ -133,8 +134,9 @@ def test_the_identity_changes_nothing(head: QuantileHead) -> None:
 def test_moments_are_those_of_a_dense_sample(predicted: EnsembleDistribution) -> None:
     levels = (np.arange(20_000) + 0.5) / 20_000
     dense = predicted.quantiles(levels)
-    np.testing.assert_allclose(predicted.mean, dense.mean(axis=1), atol=0.05)  # see test_wasserstein: bends cost
-    np.testing.assert_allclose(predicted.aleatoric_sd, dense.std(axis=1), atol=0.05)
+    years = 0.2 if isinstance(predicted.head, BinsHead) else 0.05  # see test_wasserstein: bends cost
+    np.testing.assert_allclose(predicted.mean, dense.mean(axis=1), atol=years)
+    np.testing.assert_allclose(predicted.aleatoric_sd, dense.std(axis=1), atol=years)
     squared = np.empty((len(predicted.outputs), len(predicted)))
     for member in range(len(predicted.outputs)):
         alone = replace(predicted, outputs=predicted.outputs[[member]])
@@ -143,7 +145,7 @@ def test_moments_are_those_of_a_dense_sample(predicted: EnsembleDistribution) ->
             wanted = np.interp(levels, GRID, predicted.calibration.levels[band])
             own = chosen(same_bands, [person]).quantiles(wanted)[0]
             squared[member, person] = ((own - dense[person]) ** 2).mean()
-    np.testing.assert_allclose(predicted.epistemic_sd, np.sqrt(squared.mean(axis=0)), atol=0.1)
+    np.testing.assert_allclose(predicted.epistemic_sd, np.sqrt(squared.mean(axis=0)), atol=2 * years)
 
 
 def test_nodes_are_what_the_mean_is_made_of(predicted: EnsembleDistribution) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from henaw.model import ensemble
 from henaw.model.ensemble import EnsembleShape, forward, network_inputs
-from henaw.model.heads import QuantileHead
+from henaw.model.heads import Head
 from henaw.model.network import EnsembleNetwork
 from tests.scenarios import BENT, BOUNDED, GAUSSIAN, HEADS, OWN_AGE
 
@@ -111,7 +111,7 @@ def test_parameters_are_named_and_shaped_as_the_architecture_says() -> None:
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
-def test_an_untrained_network_predicts_about_the_training_ages_and_its_members_differ(head: QuantileHead) -> None:
+def test_an_untrained_network_predicts_about_the_training_ages_and_its_members_differ(head: Head) -> None:
     shape = replace(SHAPE, head=head)
     made = EnsembleNetwork(shape, 0.0, torch.Generator().manual_seed(0))
     outputs = forward(shape, weights(made), inputs(500))

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from scipy.special import expit, ndtri
 from scipy.stats import norm
 
-from henaw.model.heads import QuantileHead
+from henaw.model.bins import BinsHead
+from henaw.model.heads import Head, QuantileHead
 from henaw.model.losses import quantile_function
-from tests.scenarios import BOUNDED, GAUSSIAN, HEADS, OWN_AGE, UNBENT
+from tests.scenarios import BINS, BOUNDED, GAUSSIAN, HEADS, OWN_AGE, QUANTILE_HEADS, UNBENT
 
 Array = NDArray[np.float64]
 
@@ -20,16 +21,17 @@ LEVELS = np.array([1e-6, 0.001, 0.05, 0.1, 0.2, 0.3, 0.5, 0.6, 0.8, 0.9, 0.95, 0
 AGES = np.array([31.0, 52.5, 70.0])
 
 every_head = pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+every_quantile_head = pytest.mark.parametrize("head", QUANTILE_HEADS.values(), ids=QUANTILE_HEADS)
 
 
-def drawn(head: QuantileHead, seed: int = 0, size: float = 1.0) -> Array:
+def drawn(head: Head, seed: int = 0, size: float = 1.0) -> Array:
     return np.random.default_rng(seed).normal(0, size, (4, len(AGES), head.outputs))
 
 
 @every_head
 @given(data=st.data(), levels=st.lists(st.floats(1e-12, 1 - 1e-12), min_size=2, max_size=9))
 @settings(max_examples=100, deadline=None)
-def test_quantiles_never_fall_as_the_level_rises(head: QuantileHead, data: st.DataObject, levels: list[float]) -> None:
+def test_quantiles_never_fall_as_the_level_rises(head: Head, data: st.DataObject, levels: list[float]) -> None:
     size = data.draw(st.sampled_from([3.0, 100.0, 1e6]))
     outputs = data.draw(arrays(float, (2, 3, head.outputs), elements=st.floats(-size, size)))
     quantiles = head.quantiles(outputs, ndtri(np.sort(levels)), AGES)
@@ -39,7 +41,7 @@ def test_quantiles_never_fall_as_the_level_rises(head: QuantileHead, data: st.Da
 
 
 @every_head
-def test_quantiles_of_usual_outputs_rise_strictly(head: QuantileHead) -> None:
+def test_quantiles_of_usual_outputs_rise_strictly(head: Head) -> None:
     assert (np.diff(head.quantiles(drawn(head), ndtri(LEVELS), AGES)) > 0).all()
 
 
@@ -70,10 +72,10 @@ def test_slopes_between_knots_are_those_of_the_outputs() -> None:
     np.testing.assert_allclose(quantiles[0, 0], [0.5 - 1 - 4, 0.5 - 1, 0.5, 0.75, 0.5 + 1, 0.5 + 1 + 3], atol=1e-9)
 
 
-@pytest.mark.parametrize("head", [BOUNDED, UNBENT])
+@pytest.mark.parametrize("head", [BOUNDED, UNBENT, BINS], ids=["bounded", "unbent", "bins"])
 @given(data=st.data())
 @settings(max_examples=100, deadline=None)
-def test_the_logit_stays_within_its_support(head: QuantileHead, data: st.DataObject) -> None:
+def test_what_has_a_support_stays_within_it(head: QuantileHead | BinsHead, data: st.DataObject) -> None:
     outputs = data.draw(arrays(float, (2, 3, head.outputs), elements=st.floats(-1e3, 1e3)))
     quantiles = head.quantiles(outputs, ndtri(np.array([1e-300, 1e-9, *LEVELS, 1 - 1e-16])), AGES)
     assert (quantiles >= head.low).all()
@@ -87,7 +89,7 @@ def test_the_logit_is_the_latent_quantile_carried_over() -> None:
     np.testing.assert_allclose(BOUNDED.quantiles(outputs, z, AGES), expected, rtol=1e-12)
 
 
-@every_head
+@every_quantile_head
 def test_the_median_is_told_by_the_first_output_alone(head: QuantileHead) -> None:
     outputs = drawn(head)
     spread = np.concatenate([outputs[..., :1], drawn(head, 1)[..., 1:]], axis=-1)
@@ -96,14 +98,14 @@ def test_the_median_is_told_by_the_first_output_alone(head: QuantileHead) -> Non
 
 
 @every_head
-def test_one_level_for_each_person_is_the_same_function(head: QuantileHead) -> None:
+def test_one_level_for_each_person_is_the_same_function(head: Head) -> None:
     outputs, z = drawn(head), np.array([-2.3, 0.1, 1.7])
     every = head.quantiles(outputs, z, AGES)
     np.testing.assert_allclose(head.quantiles_at(outputs, z, AGES), np.einsum("knn->kn", every), rtol=1e-12)
 
 
 @every_head
-def test_nothing_that_is_given_is_changed(head: QuantileHead) -> None:
+def test_nothing_that_is_given_is_changed(head: Head) -> None:
     outputs, ages = drawn(head), AGES.copy()
     head.quantiles(outputs, ndtri(LEVELS), ages)
     head.quantiles_at(outputs, np.ones(3), ages)
@@ -111,7 +113,7 @@ def test_nothing_that_is_given_is_changed(head: QuantileHead) -> None:
     np.testing.assert_array_equal(ages, AGES)
 
 
-@every_head
+@every_quantile_head
 def test_training_and_answering_mean_the_same_by_the_outputs(head: QuantileHead) -> None:
     """PyTorch in single precision, numpy in double: equal to a ten-thousandth of a year."""
     outputs, z = drawn(head, size=2.0), ndtri(LEVELS)
@@ -120,7 +122,7 @@ def test_training_and_answering_mean_the_same_by_the_outputs(head: QuantileHead)
     np.testing.assert_allclose(found.numpy(), head.quantiles(outputs, z, AGES), rtol=1e-6, atol=1e-4)
 
 
-@every_head
+@every_quantile_head
 def test_an_untrained_member_is_centered_and_about_as_wide_as_the_ages(head: QuantileHead) -> None:
     start = np.broadcast_to(head.initial_bias(), (1, 3, head.outputs))
     assert head.initial_bias().shape == (head.outputs,)
@@ -133,7 +135,7 @@ def test_an_untrained_member_is_centered_and_about_as_wide_as_the_ages(head: Qua
 
 
 @every_head
-def test_nobody_is_no_error(head: QuantileHead) -> None:
+def test_nobody_is_no_error(head: Head) -> None:
     nobody = np.empty((4, 0, head.outputs))
     assert head.quantiles(nobody, ndtri(LEVELS), np.empty(0)).shape == (4, 0, len(LEVELS))
     assert head.quantiles_at(nobody, np.empty(0), np.empty(0)).shape == (4, 0)

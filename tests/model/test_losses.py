@@ -11,9 +11,19 @@ from scipy.integrate import quad
 from scipy.special import ndtri
 from scipy.stats import norm
 
-from henaw.model.heads import QuantileHead
-from henaw.model.losses import Loss, crps_loss, mortality_loss
-from tests.scenarios import GAUSSIAN, HAZARD, HEADS, OWN_AGE
+from henaw.config import load_config
+from henaw.model.bins import BinsHead
+from henaw.model.heads import Head
+from henaw.model.losses import (
+    Loss,
+    beta_nll_loss,
+    crps_and_nll_loss,
+    crps_loss,
+    mortality_loss,
+    quantile_function,
+    training_loss,
+)
+from tests.scenarios import BINS, BOUNDED, GAUSSIAN, HAZARD, HEADS, OWN_AGE, QUANTILE_HEADS
 
 Array = NDArray[np.float64]
 
@@ -25,7 +35,7 @@ DIED = np.array([0.0, 1.0, 0.0, 1.0, 1.0])
 every_head = pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 
 
-def outputs_of(head: QuantileHead, seed: int = 0, people: int = 5) -> Array:
+def outputs_of(head: Head, seed: int = 0, people: int = 5) -> Array:
     return np.random.default_rng(seed).normal(0, 0.8, (3, people, head.outputs))
 
 
@@ -38,7 +48,7 @@ def said(loss: Loss, outputs: Array, target: torch.Tensor) -> Array:
     return values
 
 
-def mortality(head: QuantileHead) -> Loss:
+def mortality(head: Head) -> Loss:
     return mortality_loss(head, HAZARD, CPU)
 
 
@@ -46,7 +56,7 @@ def mortality(head: QuantileHead) -> Loss:
 
 
 @every_head
-def test_crps_is_scoringrules_from_dense_quantiles(head: QuantileHead) -> None:
+def test_crps_is_scoringrules_from_dense_quantiles(head: Head) -> None:
     levels = (np.arange(5000) + 0.5) / 5000
     outputs = outputs_of(head)
     quantiles = head.quantiles(outputs, ndtri(levels), AGES)
@@ -78,6 +88,151 @@ def test_the_true_distribution_has_the_lowest_expected_crps() -> None:
             outputs = np.tile([(mean - 50) / 12, np.log(np.expm1(sd / 12))], (1, len(truth), 1))
             scores[mean, sd] = said(loss, outputs, targets(truth)).mean()
     assert min(scores, key=scores.__getitem__) == (50, 6)
+
+
+# --- bins ------------------------------------------------------------------------------------------------------------
+
+
+def histogram(outputs: Array) -> tuple[Array, Array]:
+    """Probabilities of the bins, and the distribution function at their edges."""
+    probability = np.exp(outputs) / np.exp(outputs).sum(axis=-1, keepdims=True)
+    return probability, np.concatenate([np.zeros((*outputs.shape[:-1], 1)), probability.cumsum(axis=-1)], axis=-1)
+
+
+def test_crps_of_bins_is_the_integral_of_the_squared_difference_within_and_beyond_the_support() -> None:
+    """∫ (F(x) − 1{x ≥ y})² dx by scipy, of ages on an edge, at an end, in the narrow last bin, and beyond."""
+    ages = np.array([19.5, 24.0, 51.3, 79.0, 12.0, 93.0])
+    outputs = np.random.default_rng(0).normal(0, 1.5, (3, len(ages), BINS.outputs))
+    found, (_, cumulative) = said(crps_loss(BINS, CPU), outputs, targets(ages)), histogram(outputs)
+    for member in range(3):
+        for person, age in enumerate(ages):
+
+            def squared(x: float, member: int = member, person: int = person, age: float = age) -> float:
+                return float((np.interp(x, BINS.edges, cumulative[member, person]) - (x >= age)) ** 2)
+
+            low, high = min(age, BINS.low), max(age, BINS.high)
+            corners = sorted({age, *BINS.edges})
+            expected = sum(
+                quad(squared, start, end)[0]
+                for start, end in zip([low, *corners], [*corners, high], strict=True)
+                if end > start
+            )
+            assert found[member, person] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_spread_term_of_binned_crps_is_scoringrules_with_ever_more_points() -> None:
+    """Bins of a hundredth of a year are points: CRPS of a discrete distribution."""
+    points = BinsHead(49.0, 51.0, 0.01)
+    outputs = np.random.default_rng(0).normal(0, 1, (1, 1, points.outputs))
+    middles, probability = (points.edges[1:] + points.edges[:-1]) / 2, histogram(outputs)[0][0, 0]
+    expected = scoringrules.crps_ensemble(49.7, middles, ens_w=probability)
+    assert said(crps_loss(points, CPU), outputs, targets(np.array([49.7])))[0, 0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_nll_of_bins_is_the_log_density_at_the_age() -> None:
+    """Hand-worked: bins of 10, 10 and 5 years hold 1/2, 1/4 and 1/4; an age beyond counts for the bin next to it."""
+    head = BinsHead(20.0, 45.0, 10.0)
+    ages = np.array([10.0, 20.0, 29.9, 30.0, 44.0, 45.0, 80.0])
+    outputs = np.tile(np.log([2.0, 1.0, 1.0]), (1, len(ages), 1))
+    both = said(crps_and_nll_loss(head, 3.0, CPU), outputs, targets(ages))
+    nll = (both - said(crps_loss(head, CPU), outputs, targets(ages))) / 3
+    density = [0.05, 0.05, 0.05, 0.025, 0.05, 0.05, 0.05]
+    np.testing.assert_allclose(nll[0], -np.log(density), atol=1e-5)
+
+
+def test_training_and_answering_mean_the_same_by_logits() -> None:
+    """PyTorch's exact CRPS in single precision, and numpy's from 100,000 of the quantiles that are answered."""
+    outputs, levels = outputs_of(BINS), (np.arange(100_000) + 0.5) / 100_000
+    error = AGES[:, None] - BINS.quantiles(outputs, ndtri(levels), AGES)
+    expected = 2 * np.maximum(levels * error, (levels - 1) * error).mean(axis=-1)
+    np.testing.assert_allclose(said(crps_loss(BINS, CPU), outputs, targets(AGES)), expected, rtol=0, atol=1e-4)
+
+
+# --- beta-NLL --------------------------------------------------------------------------------------------------------
+
+
+def test_the_value_of_beta_nll_is_the_likelihood_whatever_beta() -> None:
+    outputs = outputs_of(GAUSSIAN)
+    mean, sd = 50 + 12 * outputs[..., 0], 12 * np.log1p(np.exp(outputs[..., 1]))
+    for beta in (0.0, 0.5, 1.0):
+        found = said(beta_nll_loss(GAUSSIAN, beta), outputs, targets(AGES))
+        np.testing.assert_allclose(found, -norm.logpdf(AGES, mean, sd), rtol=1e-4, atol=1e-5)
+
+
+def test_beta_nll_of_a_person_whose_own_age_is_the_center() -> None:
+    outputs = outputs_of(OWN_AGE)
+    mean, sd = AGES + 10 * outputs[..., 0], 10 * np.log1p(np.exp(outputs[..., 1]))
+    found = said(beta_nll_loss(OWN_AGE, 0.5), outputs, targets(AGES))
+    np.testing.assert_allclose(found, -norm.logpdf(AGES, mean, sd), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.25, 0.5, 1.0])
+def test_the_gradient_of_beta_nll_is_the_formula(beta: float) -> None:
+    """σ^(2β)·(μ − y)/σ² and σ^(2β)·(1/σ − (y − μ)²/σ³)·∂σ, in units of the scale; with β = 1 that of squared error."""
+    outputs = torch.tensor(outputs_of(GAUSSIAN), dtype=torch.float32, requires_grad=True)
+    beta_nll_loss(GAUSSIAN, beta)(outputs, targets(AGES)).sum().backward()
+    assert outputs.grad is not None
+    mean, slope = outputs_of(GAUSSIAN)[..., 0], outputs_of(GAUSSIAN)[..., 1]
+    sd, away = np.log1p(np.exp(slope)), mean - (AGES - 50) / 12
+    by_mean = sd ** (2 * beta) * away / sd**2
+    by_slope = sd ** (2 * beta) * (1 / sd - away**2 / sd**3) / (1 + np.exp(-slope))
+    np.testing.assert_allclose(outputs.grad[..., 0], by_mean, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(outputs.grad[..., 1], by_slope, rtol=1e-3, atol=1e-3)
+    if beta == 1:
+        np.testing.assert_allclose(outputs.grad[..., 0], away, rtol=1e-4, atol=1e-4)
+
+
+def test_beta_nll_and_its_gradient_are_finite_however_large_or_small_the_outputs() -> None:
+    for size in (1e-30, 1.0, 30.0, 1e3, 1e6):
+        for sign in (-1, 1):
+            outputs = torch.full((2, 5, 2), sign * size, requires_grad=True)
+            loss = beta_nll_loss(GAUSSIAN, 0.5)(outputs, targets(AGES))
+            loss.sum().backward()
+            assert outputs.grad is not None
+            assert bool(torch.isfinite(loss).all())
+            assert bool(torch.isfinite(outputs.grad).all())
+
+
+# --- which one the settings mean -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "head", "expected"),
+    [
+        ("", BOUNDED, crps_loss(BOUNDED, CPU)),
+        ("network.head=bins", BINS, crps_loss(BINS, CPU)),
+        ("network.head=bins training.nll_weight=0.7", BINS, crps_and_nll_loss(BINS, 0.7, CPU)),
+        ("network.head=gaussian", GAUSSIAN, crps_loss(GAUSSIAN, CPU)),
+        ("network.head=gaussian training.loss=beta_nll training.beta=0.3", GAUSSIAN, beta_nll_loss(GAUSSIAN, 0.3)),
+    ],
+)
+def test_the_settings_choose_the_loss(overrides: str, head: Head, expected: Loss) -> None:
+    chosen = training_loss(head, None, load_config(overrides=overrides).training, CPU)
+    grads = []
+    for loss in (chosen, expected):
+        outputs = torch.tensor(outputs_of(head), dtype=torch.float32, requires_grad=True)
+        loss(outputs, targets(AGES)).sum().backward()
+        grads.append(outputs.grad)
+    torch.testing.assert_close(grads[0], grads[1], rtol=0, atol=0)
+
+
+def test_a_hazard_means_the_likelihood_of_survival() -> None:
+    outputs, target = outputs_of(OWN_AGE), targets(AGES, FOLLOW_UP, DIED)
+    chosen = training_loss(OWN_AGE, HAZARD, load_config().training, CPU)
+    np.testing.assert_array_equal(said(chosen, outputs, target), said(mortality(OWN_AGE), outputs, target))
+
+
+def test_a_loss_of_another_head_is_refused() -> None:
+    refused: list[Callable[[], object]] = [
+        lambda: quantile_function(BINS, np.zeros(1), CPU),
+        lambda: mortality(BINS),
+        lambda: beta_nll_loss(BINS, 0.5),
+        lambda: beta_nll_loss(BOUNDED, 0.5),
+        lambda: crps_and_nll_loss(GAUSSIAN, 0.5, CPU),
+    ]
+    for attempt in refused:
+        with pytest.raises(TypeError):
+            attempt()
 
 
 # --- mortality -------------------------------------------------------------------------------------------------------
@@ -118,12 +273,21 @@ def test_deaths_are_better_explained_by_age_and_survival_by_youth() -> None:
 
 # --- both ------------------------------------------------------------------------------------------------------------
 
-LOSSES: dict[str, Callable[[QuantileHead], Loss]] = {"crps": lambda head: crps_loss(head, CPU), "mortality": mortality}
+LOSSES: dict[str, Callable[[Head], Loss]] = {
+    "crps": lambda head: crps_loss(head, CPU),
+    "crps and nll": lambda head: crps_and_nll_loss(head, 0.5, CPU),
+    "mortality": mortality,
+}
+PAIRS = [
+    *[("crps", head) for head in HEADS],
+    *[("mortality", head) for head in QUANTILE_HEADS],
+    ("crps and nll", "bins"),
+]
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@every_head
-def test_gradients_are_those_of_finite_differences(head: QuantileHead, name: str) -> None:
+@pytest.mark.parametrize(("name", "form"), PAIRS)
+def test_gradients_are_those_of_finite_differences(name: str, form: str) -> None:
+    head = HEADS[form]
     loss, target = LOSSES[name](head), targets(AGES, FOLLOW_UP, DIED)
     outputs = torch.tensor(outputs_of(head), dtype=torch.float32, requires_grad=True)
     loss(outputs, target).sum().backward()
@@ -140,7 +304,7 @@ def test_gradients_are_those_of_finite_differences(head: QuantileHead, name: str
 
 
 @every_head
-def test_crps_and_its_gradient_are_finite_however_large_or_small_the_outputs(head: QuantileHead) -> None:
+def test_crps_and_its_gradient_are_finite_however_large_or_small_the_outputs(head: Head) -> None:
     for size in (1e-30, 1e-6, 1.0, 30.0, 1e3, 1e6):
         for sign in (-1, 1):
             outputs = torch.full((2, 5, head.outputs), sign * size, requires_grad=True)
@@ -163,9 +327,9 @@ def test_mortality_and_its_gradient_are_finite_centuries_away(location: float, s
     assert bool(torch.isfinite(outputs.grad).all())
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_persons_loss_depends_on_that_person_and_member_alone(name: str) -> None:
-    loss, outputs, target = LOSSES[name](OWN_AGE), outputs_of(OWN_AGE), targets(AGES, FOLLOW_UP, DIED)
+@pytest.mark.parametrize(("name", "form"), PAIRS)
+def test_a_persons_loss_depends_on_that_person_and_member_alone(name: str, form: str) -> None:
+    loss, outputs, target = LOSSES[name](HEADS[form]), outputs_of(HEADS[form]), targets(AGES, FOLLOW_UP, DIED)
     together = said(loss, outputs, target)
     for member in range(3):
         for person in range(5):
@@ -173,8 +337,8 @@ def test_a_persons_loss_depends_on_that_person_and_member_alone(name: str) -> No
             np.testing.assert_allclose(alone, together[member, person], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_targets_may_be_a_members_own(name: str) -> None:
+@pytest.mark.parametrize(("name", "form"), PAIRS)
+def test_targets_may_be_a_members_own(name: str, form: str) -> None:
     """In training every member has an order of its own, in validation all share one."""
-    loss, outputs, target = LOSSES[name](OWN_AGE), outputs_of(OWN_AGE), targets(AGES, FOLLOW_UP, DIED)
+    loss, outputs, target = LOSSES[name](HEADS[form]), outputs_of(HEADS[form]), targets(AGES, FOLLOW_UP, DIED)
     np.testing.assert_array_equal(said(loss, outputs, target.expand(3, 5, 3)), said(loss, outputs, target))

@@ -17,9 +17,10 @@ from henaw.errors import HenawError, IntegrityError
 from henaw.model.answers import answer
 from henaw.model.clock import Clock, Target, TrainingRange
 from henaw.model.gap import GapRegression
+from henaw.model.heads import Head
 from henaw.model.storage import FORMAT, load_clock, save_clock
 from tests.conftest import REPOSITORY
-from tests.scenarios import blood_clock, blood_rows
+from tests.scenarios import BINS, HEADS, blood_clock, blood_rows
 
 FILES = ("clock.json", "manifest.json", "weights.safetensors")
 
@@ -63,6 +64,15 @@ def test_what_is_saved_is_what_is_loaded(saved: Path, target: Target) -> None:
     np.testing.assert_array_equal(loaded.trained_on.lowest, clock.trained_on.lowest)
     np.testing.assert_array_equal(loaded.trained_on.highest, clock.trained_on.highest)
     assert loaded.trained_on.ages == clock.trained_on.ages
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_a_clock_of_any_head_is_loaded_as_it_was(tmp_path: Path, head: Head) -> None:
+    clock = blood_clock(head=head)
+    save_clock(clock, tmp_path / "clock")
+    loaded = load_clock(tmp_path / "clock")
+    assert loaded.shape == clock.shape
+    pd.testing.assert_frame_equal(answers(loaded), answers(clock), check_exact=True)
 
 
 def test_an_unknown_range_survives_in_strict_json(tmp_path: Path) -> None:
@@ -142,7 +152,8 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "null", "3", '{"format": 2}', '{"format": 2, "blake2b": []}', "not json", "\xff"]
+    "content",
+    ["[]", "null", "3", f'{{"format": {FORMAT}}}', f'{{"format": {FORMAT}, "blake2b": []}}', "not json", "\xff"],
 )
 def test_a_manifest_that_is_none_is_refused(saved: Path, content: str) -> None:
     (saved / "manifest.json").write_text(content, encoding="latin-1")
@@ -198,6 +209,38 @@ def test_the_weights_of_the_other_kind_of_clock_are_refused_by_name(saved: Path,
     seal(saved)
     with pytest.raises(IntegrityError, match=r"clock: layer0\.weight, layer2\.bias, layer2\.weight: shapes"):
         load_clock(saved)
+
+
+def test_the_weights_of_a_clock_with_another_head_are_refused_by_name(tmp_path: Path) -> None:
+    save_clock(blood_clock(), tmp_path / "clock")
+    weights = {name: values.astype(np.float32) for name, values in blood_clock(head=BINS).weights.items()}
+    save_file(weights, tmp_path / "clock" / "weights.safetensors")
+    seal(tmp_path / "clock")
+    with pytest.raises(IntegrityError, match=r"^clock: layer2\.bias, layer2\.weight: shapes do not fit"):
+        load_clock(tmp_path / "clock")
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (
+            {"kind": "bins", "low": 19.5, "high": 79.5, "knots": [0.5]},
+            "clock: shape.head: knots, width missing or unknown; expected low, high, width in a head of kind bins",
+        ),
+        ({"kind": "spline", "low": 19.5}, "clock: shape.head.kind 'spline', expected one of quantiles, bins"),
+        ({"low": 19.5, "high": 79.5, "width": 1.0}, "clock: shape.head.kind None, expected one of quantiles, bins"),
+    ],
+    ids=["fields of another kind", "unknown kind", "no kind"],
+)
+def test_a_head_that_is_not_known_is_refused_by_its_fields(
+    tmp_path: Path, head: dict[str, object], message: str
+) -> None:
+    save_clock(blood_clock(head=BINS), tmp_path / "clock")
+    described = json.loads((tmp_path / "clock" / "clock.json").read_text(encoding="utf-8"))
+    rewrite_description(tmp_path / "clock", shape={**described["shape"], "head": head})
+    with pytest.raises(IntegrityError) as raised:
+        load_clock(tmp_path / "clock")
+    assert str(raised.value) == message
 
 
 def test_a_clock_that_reads_age_without_a_hazard_or_the_reverse_is_refused(saved: Path, target: Target) -> None:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import norm
 
-from henaw.model.heads import QuantileHead
+from henaw.model.heads import Head
 from henaw.model.wasserstein import NODE_WEIGHTS, NODES, barycenter, barycenter_moments
-from tests.scenarios import BENT, BOUNDED, GAUSSIAN, UNBENT
+from tests.scenarios import BENT, BINS, BOUNDED, GAUSSIAN, UNBENT
 
 Array = NDArray[np.float64]
 
@@ -42,7 +42,7 @@ def at(z: Array, means: Array, sds: Array) -> Array:
     return means[..., None] + sds[..., None] * z
 
 
-def members_of(head: QuantileHead, z: Array, seed: int = 0) -> Array:
+def members_of(head: Head, z: Array, seed: int = 0) -> Array:
     outputs = np.random.default_rng(seed).normal(0, 0.7, (5, PEOPLE, head.outputs))
     return head.quantiles(outputs, z, np.full(PEOPLE, 50.0))
 
@@ -83,8 +83,10 @@ def test_moments_of_gaussians_are_exact(drawn: tuple[Array, Array, Array]) -> No
     np.testing.assert_allclose(found.disagreement, np.sqrt(squared), rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("head", [GAUSSIAN, BENT, UNBENT, BOUNDED], ids=["gaussian", "bent", "unbent", "bounded"])
-def test_disagreement_is_pots_distance_from_the_barycenter(head: QuantileHead, weights: Array | None) -> None:
+@pytest.mark.parametrize(
+    "head", [GAUSSIAN, BENT, UNBENT, BOUNDED, BINS], ids=["gaussian", "bent", "unbent", "bounded", "bins"]
+)
+def test_disagreement_is_pots_distance_from_the_barycenter(head: Head, weights: Array | None) -> None:
     """POT transports 20,000 equally likely points of each member to those of the barycenter."""
     points = members_of(head, MIDPOINTS)
     center = barycenter(points, weights)
@@ -95,8 +97,8 @@ def test_disagreement_is_pots_distance_from_the_barycenter(head: QuantileHead, w
         assert found.disagreement[person] == pytest.approx(expected, abs=0.1)
 
 
-@pytest.mark.parametrize("head", [GAUSSIAN, BOUNDED], ids=["gaussian", "bounded"])
-def test_nothing_lies_nearer_to_the_members_than_their_barycenter(head: QuantileHead) -> None:
+@pytest.mark.parametrize("head", [GAUSSIAN, BOUNDED, BINS], ids=["gaussian", "bounded", "bins"])
+def test_nothing_lies_nearer_to_the_members_than_their_barycenter(head: Head) -> None:
     """What makes it the barycenter: by POT, it has the least mean squared W2 distance, the mixture included."""
     points = members_of(head, MIDPOINTS[::10])
     center, rng = barycenter(points), np.random.default_rng(0)
@@ -138,8 +140,8 @@ def test_variances_add_up_to_that_of_the_mixture(drawn: tuple[Array, Array, Arra
     np.testing.assert_allclose(found.sd**2 + found.disagreement**2, mixture, rtol=1e-9, atol=1e-7)
 
 
-@pytest.mark.parametrize("head", [BENT, BOUNDED], ids=["bent", "bounded"])
-def test_variances_add_up_for_every_form_of_member(head: QuantileHead, weights: Array | None) -> None:
+@pytest.mark.parametrize("head", [BENT, BOUNDED, BINS], ids=["bent", "bounded", "bins"])
+def test_variances_add_up_for_every_form_of_member(head: Head, weights: Array | None) -> None:
     points, found = members_of(head, MIDPOINTS), barycenter_moments(members_of(head, NODES), weights)
     for person in range(PEOPLE):
         mean = normed(weights) @ points[:, person].mean(axis=1)
@@ -148,9 +150,16 @@ def test_variances_add_up_for_every_form_of_member(head: QuantileHead, weights: 
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(("head", "years"), [(UNBENT, 0.001), (BENT, 0.03), (BOUNDED, 0.03)], ids=["0", "3", "5 knots"])
-def test_the_nodes_stand_for_twenty_thousand_levels(head: QuantileHead, years: float, seed: int) -> None:
-    """To a thousandth of a year where quantile functions are smooth; a bend between two nodes costs hundredths."""
+@pytest.mark.parametrize(
+    ("head", "years"),
+    [(UNBENT, 0.001), (BENT, 0.03), (BOUNDED, 0.03), (BINS, 0.25)],
+    ids=["0", "3", "5 knots", "14 bins"],
+)
+def test_the_nodes_stand_for_twenty_thousand_levels(head: Head, years: float, seed: int) -> None:
+    """To a thousandth of a year where quantile functions are smooth; a bend between two nodes costs hundredths.
+
+    These bins are coarse and without any order: up to a fifth of a year.
+    """
     dense = members_of(head, MIDPOINTS, seed)
     found, center = barycenter_moments(members_of(head, NODES, seed)), dense.mean(axis=0)
     np.testing.assert_allclose(found.mean, center.mean(axis=1), atol=years)
