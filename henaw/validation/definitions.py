@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from henaw.config import asset_folder
 from henaw.data.panel import Panel
 from henaw.errors import BadInput
+from henaw.validation.derived import DERIVED
 from henaw.validation.verdict import OnFailure
 
-SUITES = ("schema", "biomarker_ranges")
+SUITES = ("schema", "biomarker_ranges", "cohort")
 
 
 class Action(BaseModel):
@@ -60,10 +61,11 @@ class Expectation(BaseModel):
         return tuple(self.kwargs.get("column_list", ()))
 
     def applies(self, columns: Iterable[str], panel: Panel) -> bool:
-        """Whether it is about a table with these ``columns`` that is read for ``panel``."""
+        """Whether it is about a table with these ``columns``, derived ones among them, that is read for ``panel``."""
         action = self.action
         return (
-            (not action.in_panel or set(self.columns) <= set(panel.names))
+            set(self.columns).intersection(DERIVED) <= set(columns)
+            and (not action.in_panel or set(self.columns) <= set(panel.names))
             and (action.with_column is None or action.with_column in columns)
             and (action.without_column is None or action.without_column not in columns)
         )
@@ -73,6 +75,16 @@ class Expectation(BaseModel):
         match self.type, self.kwargs:
             case "expect_column_values_to_be_between", {"min_value": low, "max_value": high}:
                 return f"{low} to {high} {self.action.unit}".rstrip()
+            case "expect_column_values_to_be_between", {"min_value": low}:
+                return f"{low} or more {self.action.unit}".rstrip()
+            case "expect_column_median_to_be_between", {"min_value": low, "max_value": high}:
+                return f"a median of {low} to {high} {self.action.unit}".rstrip()
+            case "expect_column_proportion_of_non_null_values_to_be_between", {"min_value": low}:
+                return f"a value in at least {low:.0%} of the rows"
+            case "expect_column_unique_value_count_to_be_between", {"min_value": low}:
+                return f"at least {low} different values"
+            case "expect_column_distinct_values_to_contain_set", {"value_set": values}:
+                return f"both {' and '.join(map(str, values))}"
             case "expect_column_values_to_be_in_set", {"value_set": values}:
                 return " or ".join(map(str, values))
             case "expect_column_values_to_be_of_type", {"type_": kind}:

@@ -1,11 +1,14 @@
 """Judge a participant table by the suites in ``expectations/``, with Great Expectations, inside this process.
 
+All suites are judged at once: handing a table to Great Expectations costs more than most of what it then does.
+
 Great Expectations is asked for complete results, because only they name the rows. They quote participants' values too,
 so none of its objects, messages or exceptions leaves this module: only counts and row positions do.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import logging
 from collections.abc import Iterator
@@ -18,6 +21,8 @@ from numpy.typing import NDArray
 from henaw.data.panel import Panel
 from henaw.errors import BadInput
 from henaw.validation.definitions import SUITES, Expectation, Suite, load_suite
+from henaw.validation.derived import derive
+from henaw.validation.unit_results import judge_units
 from henaw.validation.verdict import SuiteResult, Verdict
 
 if TYPE_CHECKING:
@@ -32,7 +37,7 @@ _COMPLETE = {"result_format": "COMPLETE", "partial_unexpected_count": 0, "return
 
 
 def validate(table: pd.DataFrame, panel: Panel, max_set_aside: float) -> Verdict:
-    """Judge a participant table by every suite.
+    """Judge a participant table by every suite, and look for mistaken units.
 
     Args:
         table: one row a person-visit; columns that no expectation names are ignored, the order of columns is free.
@@ -42,25 +47,56 @@ def validate(table: pd.DataFrame, panel: Panel, max_set_aside: float) -> Verdict
     Raises:
         BadInput: a suite cannot be used or lacks a biomarker of the panel, or a judged column stands twice.
     """
-    results: list[SuiteResult] = []
-    first_rule = np.full(len(table), -1, dtype=np.int32)
-    unusable: set[str] = set()
+    _require_columns_once(table, panel)
+    derived = derive(table, panel)
+    applying: list[_Placed] = []
     for suite in map(load_suite, SUITES):
         _require_covered(suite, panel)
-        applying = [e for e in suite.expectations if e.applies(table.columns, panel)]
-        for expectation, result, _ in _judge(suite.name, [e for e in applying if e.type in _STRUCTURE], table):
-            if unusable.isdisjoint(expectation.columns):  # a column that is missing has no type to judge
-                results.append(result)
-                if not result.success:
-                    unusable |= set(expectation.columns)
-        values = [e for e in applying if e.type not in _STRUCTURE and unusable.isdisjoint(e.columns)]
-        for _, result, failing in _judge(suite.name, values, table):
-            if result.on_failure == "set_aside" and not result.success:
-                first_rule[failing[first_rule[failing] < 0]] = len(results)
-            results.append(result)
-    verdict = Verdict(panel.name, max_set_aside, tuple(results), first_rule)
+        lines = [e for e in suite.expectations if e.applies({*table.columns, *derived}, panel)]
+        applying += [_Placed(len(applying) + offset, suite.name, e) for offset, e in enumerate(lines)]
+    results: dict[int, SuiteResult] = {}
+    unusable: set[str] = set()
+    for line, result, _ in _judge(
+        [one for one in applying if one.expectation.type in _STRUCTURE], _structure_of(table)
+    ):
+        if unusable.isdisjoint(line.expectation.columns):  # a column that is missing has no type to judge
+            results[line.position] = dataclasses.replace(result, checked=len(table))
+            if not result.success:
+                unusable |= set(line.expectation.columns)
+    about_values = [one for one in applying if one.expectation.type not in _STRUCTURE]
+    judged = [one for one in about_values if len(table) and unusable.isdisjoint(one.expectation.columns)]
+    first = np.full(len(table), -1, dtype=np.int32)
+    for line, result, failing in _judge(judged, table.assign(**derived)):
+        if result.on_failure == "set_aside" and not result.success:
+            first[failing[first[failing] < 0]] = line.position
+        results[line.position] = result
+    # positions among the lines that apply become positions among the results
+    order = np.array([*sorted(results), -1], dtype=np.int32)
+    where = np.full(len(applying) + 1, -1, dtype=np.int32)
+    where[order] = np.array([*range(len(results)), -1], dtype=np.int32)
+    found = (*(results[position] for position in order[:-1]), *judge_units(table, panel))
+    verdict = Verdict(panel.name, max_set_aside, found, where[first])
     _log(verdict)
     return verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class _Placed:
+    """A line of a suite that applies, and where it stands among all that do."""
+
+    position: int
+    suite: str
+    expectation: Expectation
+
+
+def _require_columns_once(table: pd.DataFrame, panel: Panel) -> None:
+    judged = {
+        *panel.names,
+        *(column for one in map(load_suite, SUITES) for e in one.expectations for column in e.columns),
+    }
+    twice = [name for name in table.columns[table.columns.duplicated()] if name in judged]
+    if twice:
+        raise BadInput(f"validation: column {twice[0]!r} stands twice in the table; expected each column once")
 
 
 def _require_covered(suite: Suite, panel: Panel) -> None:
@@ -73,11 +109,14 @@ def _require_covered(suite: Suite, panel: Panel) -> None:
             )
 
 
-def _judge(
-    suite: str, expectations: list[Expectation], table: pd.DataFrame
-) -> Iterator[tuple[Expectation, SuiteResult, NDArray[np.intp]]]:
-    """Run ``expectations``; yield each with its result and the positions of the rows that fail, where it names rows."""
-    if not expectations:
+def _structure_of(table: pd.DataFrame) -> pd.DataFrame:
+    """What tells names and types: all of ``table`` only where a column may mix types."""
+    return table if np.dtype(object) in table.dtypes.to_list() else table.iloc[:1]
+
+
+def _judge(lines: list[_Placed], table: pd.DataFrame) -> Iterator[tuple[_Placed, SuiteResult, NDArray[np.intp]]]:
+    """Run ``lines``; yield each with its result and the positions of the rows that fail, where it names rows."""
+    if not lines:
         return
     import great_expectations as gx  # here, because importing it takes seconds
     from great_expectations.data_context.types.base import (
@@ -91,39 +130,37 @@ def _judge(
         progress_bars=ProgressBarsConfig(globally=False),
         analytics_enabled=False,
     )
-    gx_suite = gx.ExpectationSuite(suite, [_to_gx(suite, position, e) for position, e in enumerate(expectations)])
+    by_position = {one.position: one for one in lines}
+    gx_suite = gx.ExpectationSuite("participants", [_to_gx(one) for one in lines])
     context = gx.get_context(mode="ephemeral", project_config=settings)
     source = context.data_sources.add_pandas("memory")
     try:
         whole = source.add_dataframe_asset("participants").add_batch_definition_whole_dataframe("all")
-        batch = whole.get_batch({"dataframe": _columns_of(table, expectations)})
+        batch = whole.get_batch({"dataframe": _columns_of(table, lines)})
         outcomes = batch.validate(gx_suite, result_format=_COMPLETE).results
     finally:
         # The context stays behind as Great Expectations' current one; it must not keep the participants alive.
         context.data_sources.delete(source.name)
     for outcome in sorted(outcomes, key=_position):
-        expectation = expectations[_position(outcome)]
-        yield expectation, _result(suite, expectation, outcome, table), _failing_rows(outcome)
+        one = by_position[_position(outcome)]
+        yield one, _result(one, outcome, table), _failing_rows(outcome)
 
 
-def _columns_of(table: pd.DataFrame, expectations: list[Expectation]) -> pd.DataFrame:
+def _columns_of(table: pd.DataFrame, lines: list[_Placed]) -> pd.DataFrame:
     """The judged columns alone, rows numbered from 0: Great Expectations copies and names rows of all it is given."""
-    wanted = {column for expectation in expectations for column in expectation.columns}
-    judged = table.loc[:, [column in wanted for column in table.columns]]
-    twice = judged.columns[judged.columns.duplicated()]
-    if len(twice):
-        raise BadInput(f"validation: column {twice[0]!r} stands twice in the table; expected each column once")
-    return judged.reset_index(drop=True)
+    wanted = {column for one in lines for column in one.expectation.columns}
+    return table.loc[:, [column in wanted for column in table.columns]].reset_index(drop=True)
 
 
-def _to_gx(suite: str, position: int, expectation: Expectation) -> GxExpectation:
+def _to_gx(line: _Placed) -> GxExpectation:
     from great_expectations.exceptions.exceptions import GreatExpectationsError
     from great_expectations.expectations.expectation import ColumnMapExpectation, MulticolumnMapExpectation
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
-    where = f"{suite}.json: {expectation.type} of {', '.join(expectation.columns) or 'the table'}"
+    expectation = line.expectation
+    where = f"{line.suite}.json: {expectation.type} of {', '.join(expectation.columns) or 'the table'}"
     try:
-        configuration = ExpectationConfiguration(expectation.type, expectation.kwargs, meta={"position": position})
+        configuration = ExpectationConfiguration(expectation.type, expectation.kwargs, meta={"position": line.position})
         built = configuration.to_domain_obj()
     except (GreatExpectationsError, TypeError, ValueError) as error:
         raise BadInput(f"{where}: not an expectation of Great Expectations: {' '.join(str(error).split())}") from None
@@ -143,14 +180,11 @@ def _failing_rows(outcome: ExpectationValidationResult) -> NDArray[np.intp]:
     return np.asarray(outcome.result.get("unexpected_index_list") or [], dtype=np.intp)
 
 
-def _result(
-    suite: str, expectation: Expectation, outcome: ExpectationValidationResult, table: pd.DataFrame
-) -> SuiteResult:
-    counts = outcome.result
-    checked = counts.get("element_count", len(table)) - counts.get("missing_count", 0)
-    success = bool(outcome.success)
+def _result(line: _Placed, outcome: ExpectationValidationResult, table: pd.DataFrame) -> SuiteResult:
+    expectation, success = line.expectation, bool(outcome.success)
+    checked, unexpected = _counts(expectation, outcome, len(table))
     return SuiteResult(
-        suite=suite,
+        suite=line.suite,
         column=", ".join(expectation.columns) or "(table)",
         rule=expectation.action.rule,
         # What could not be judged is not known to be harmless.
@@ -158,9 +192,20 @@ def _result(
         expected=expectation.describe(),
         success=success,
         checked=checked,
-        unexpected=counts.get("unexpected_count", 0 if success else checked),
+        unexpected=unexpected,
         found="" if success else _found(expectation, outcome, table),
     )
+
+
+def _counts(expectation: Expectation, outcome: ExpectationValidationResult, rows: int) -> tuple[int, int]:
+    """Rows that were judged, and those of them that fail; what is about a column as such fails with all of its rows."""
+    counts, success = outcome.result, bool(outcome.success)
+    if "unexpected_count" in counts:
+        return counts.get("element_count", rows) - counts.get("missing_count", 0), counts["unexpected_count"]
+    known = counts.get("observed_value")
+    if expectation.type == "expect_column_proportion_of_non_null_values_to_be_between" and known is not None:
+        return rows, 0 if success else round((1 - float(known)) * rows)
+    return rows, 0 if success else rows
 
 
 def _raised(outcome: ExpectationValidationResult) -> bool:
@@ -180,6 +225,15 @@ def _found(expectation: Expectation, outcome: ExpectationValidationResult, table
         return f"missing (nearest: {nearest[0]!r})" if nearest else "missing"
     if expectation.type == "expect_column_values_to_be_of_type":
         return f"type {table[expectation.columns[0]].dtype}"
+    if expectation.type == "expect_column_median_to_be_between":
+        median = outcome.result.get("observed_value")  # one person's value, perhaps: only its side is told
+        if median is None or np.isnan(median):
+            return "no value"
+        return "the median lies below" if median < expectation.kwargs["min_value"] else "the median lies above"
+    if expectation.type == "expect_column_unique_value_count_to_be_between":
+        return "the same value in every row" if outcome.result.get("observed_value") else "no value"
+    if expectation.type == "expect_column_distinct_values_to_contain_set":
+        return "not all of them"
     return ""
 
 

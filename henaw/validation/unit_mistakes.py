@@ -48,10 +48,11 @@ class Mistake:
         return f"look converted from {self.conversion.unit} once too often"
 
     def mended(self, values: Floats) -> Floats:
-        """``values`` as they would be in the canonical unit, had this mistake been made."""
-        if self.way == "unconverted":
-            return self.conversion.to_canonical(values)
-        return self.conversion.from_canonical(values)
+        """``values`` as they would be in the canonical unit, had this mistake been made (maybe infinite)."""
+        with np.errstate(over="ignore"):
+            if self.way == "unconverted":
+                return self.conversion.to_canonical(values)
+            return self.conversion.from_canonical(values)
 
     def made(self, values: Floats) -> Floats:
         """Canonical ``values`` after this mistake."""

@@ -18,6 +18,7 @@ from henaw.errors import BadInput
 OnFailure = Literal["block", "set_aside", "warn"]
 
 SMALLEST_CELL = 5  # no published count of people lies between zero and this
+UNITS = "units"  # beside the suites of expectations/: what looks like another unit (henaw.validation.unit_mistakes)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class SuiteResult:
 
     def describe(self) -> str:
         """Column, rule, count and what was expected, in one line."""
-        found = self.found or f"{self.unexpected} of {self.checked} rows fail"
+        found = self.found or f"{published(self.unexpected)} of {published(self.checked)} rows fail"
         return f"column {self.column!r} ({self.suite}, rule {self.rule}): {found}; expected {self.expected}"
 
 
@@ -102,8 +103,8 @@ class Verdict:
         return {
             "passed": self.passed,
             "panel": self.panel,
-            "rows": _published(self.rows),
-            "set_aside": _published(int(self.set_aside.sum())),
+            "rows": published(self.rows),
+            "set_aside": published(int(self.set_aside.sum())),
             "max_set_aside": self.max_set_aside,
             "results": [
                 {
@@ -112,9 +113,10 @@ class Verdict:
                     "rule": result.rule,
                     "expected": result.expected,
                     "on_failure": result.on_failure,
+                    "found": result.found,
                     "success": result.success,
-                    "checked": _published(result.checked),
-                    "unexpected": _published(result.unexpected),
+                    "checked": published(result.checked),
+                    "unexpected": published(result.unexpected),
                     "fraction": _published_fraction(result),
                 }
                 for result in self.results
@@ -127,20 +129,21 @@ class Verdict:
         lines = [
             f"# Validation: {'passed' if self.passed else 'refused'}",
             "",
-            f"{_published(self.rows)} rows, panel {self.panel}: {held} of {len(self.results)} expectations hold; "
-            f"{_published(int(self.set_aside.sum()))} rows set aside (at most {self.max_set_aside:.1%} may be).",
+            f"{published(self.rows)} rows, panel {self.panel}: {held} of {len(self.results)} expectations hold; "
+            f"{published(int(self.set_aside.sum()))} rows set aside (at most {self.max_set_aside:.1%} may be).",
         ]
         if self.failed:
             lines += [
                 "",
-                "| suite | column | rule | expected | rows | fraction | what happens |",
-                "|---|---|---|---|---|---|---|",
+                "| suite | column | rule | expected | found | rows | fraction | what happens |",
+                "|---|---|---|---|---|---|---|---|",
             ]
         for result in self.failed:
             fraction = _published_fraction(result)
             shown = f"{fraction:.2%}" if isinstance(fraction, float) else fraction
-            cells = (result.suite, result.column, result.rule, result.expected, _published(result.unexpected), shown)
-            lines.append(f"| {' | '.join(map(str, cells))} | {result.on_failure.replace('_', ' ')} |")
+            words = (result.suite, result.column, result.rule, result.expected, result.found)
+            cells = (*words, published(result.unexpected), shown, result.on_failure.replace("_", " "))
+            lines.append(f"| {' | '.join(map(str, cells))} |")
         return "\n".join(lines) + "\n"
 
     def _rows_of(self, table: pd.DataFrame, mask: NDArray[np.bool_]) -> pd.DataFrame:
@@ -160,7 +163,13 @@ class Verdict:
             return None
         worst = max((result for result in self.failed if result.on_failure == "set_aside"), key=lambda r: r.unexpected)
         limit = "no row is left" if count == self.rows else f"expected at most {self.max_set_aside:.1%}"
-        return f"{count} of {self.rows} rows set aside ({count / self.rows:.1%}), {limit}; most by {worst.describe()}"
+        most = f"most by {worst.describe()}{self._unit_hint(worst)}"
+        return f"{count} of {self.rows} rows set aside ({count / self.rows:.1%}), {limit}; {most}"
+
+    def _unit_hint(self, worst: SuiteResult) -> str:
+        """Why ``worst`` fails, where its column as a whole looks like another unit."""
+        hints = [one for one in self.failed if one.suite == UNITS and one.column == worst.column]
+        return f"; {hints[0].found}" if hints and hints[0].unexpected == hints[0].checked else ""
 
 
 def require_passed(verdict: Verdict) -> None:
@@ -174,7 +183,8 @@ def require_passed(verdict: Verdict) -> None:
         raise BadInput(f"validation for panel {verdict.panel}: {refusal}")
 
 
-def _published(count: int) -> int | str:
+def published(count: int) -> int | str:
+    """``count`` of people as it may leave this machine."""
     return f"<{SMALLEST_CELL}" if 0 < count < SMALLEST_CELL else count
 
 

@@ -11,6 +11,9 @@ from henaw.data.panel import Biomarker, load_biomarkers
 from henaw.errors import BadInput
 from henaw.validation.biomarkers import regenerated
 from henaw.validation.definitions import SUITES, load_suite
+from henaw.validation.reference import load_reference
+
+REFERENCES = load_reference(asset_folder("mlproject") / "panels")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def text_of(suite: str) -> str:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_files_are_what_the_command_writes(suite: str, markers: dict[str, Biomarker]) -> None:
-    fresh = regenerated(suite, text_of(suite), markers.values())
+    fresh = regenerated(suite, text_of(suite), markers.values(), REFERENCES)
     assert fresh == text_of(suite), "run: python -m henaw.validation.biomarkers"
 
 
@@ -54,14 +57,14 @@ def test_writing_follows_the_panels_and_keeps_the_hand_written_lines(markers: di
     old = text_of("biomarker_ranges")
     fewer = {name: marker for name, marker in markers.items() if name != "crp_mg_l"}
     moved = fewer | {"rdw_pct": markers["rdw_pct"].model_copy(update={"plausible": (8.5, 45.0)})}
-    new = regenerated("biomarker_ranges", old, moved.values())
+    new = regenerated("biomarker_ranges", old, moved.values(), REFERENCES)
     assert "crp_mg_l" not in new
     changed = [
         line for line in new.splitlines() if line.rstrip(",") not in {old.rstrip(",") for old in old.splitlines()}
     ]
     assert len(changed) == 1
     assert '"min_value": 8.5' in changed[0]
-    assert regenerated("biomarker_ranges", new, markers.values()) == old
+    assert regenerated("biomarker_ranges", new, markers.values(), REFERENCES) == old
 
 
 @pytest.mark.parametrize(
@@ -91,5 +94,5 @@ def test_a_broken_suite_is_one_clear_line(tmp_path: Path, text: str, message: st
 
 
 def test_an_unknown_suite_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"cohort\.json: no such suite"):
-        load_suite("cohort", tmp_path)
+    with pytest.raises(BadInput, match=r"people\.json: no such suite"):
+        load_suite("people", tmp_path)

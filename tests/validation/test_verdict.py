@@ -80,7 +80,7 @@ def test_five_people_are_published() -> None:
     document = judged.to_dict()
     assert (document["set_aside"], document["results"][0]["unexpected"]) == (5, 5)
     assert document["results"][0]["fraction"] == 0.25
-    row = "| biomarker_ranges | crp_mg_l | plausible | 1 to 2 g/L | 5 | 25.00% | set aside |"
+    row = "| biomarker_ranges | crp_mg_l | plausible | 1 to 2 g/L |  | 5 | 25.00% | set aside |"
     assert row in judged.markdown().splitlines()
 
 
