@@ -419,6 +419,8 @@ def test_the_digest_follows_what_is_read_and_nothing_else(folder: Path, tmp_path
 def test_hidden_files_are_not_read(folder: Path) -> None:
     shutil.copy(folder / "2009-2010" / "CRP_F.xpt", folder / "2009-2010" / ".CRP_F.xpt.part.xpt")
     (folder / ".old").mkdir()
+    shutil.copy(folder / "2009-2010" / "CRP_F.xpt", folder / ".old" / "._CRP_F.xpt")
+    assert not is_nhanes(folder / ".old")
     shutil.copy(folder / "2009-2010" / "CRP_F.xpt", folder / ".old" / "CRP_F.xpt")
     assert [survey.cycle for survey in find_surveys(folder, nhanes_map())] == ["2009-2010"]
 
