@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import yaml
 from optuna.trial import BaseTrial
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from henaw.config import Config, asset_folder, validate_config
 from henaw.errors import BadInput
@@ -54,7 +54,6 @@ class Choices(Section):
 
 
 Dimension = Range | Choices
-_FORM: TypeAdapter[Dimension] = TypeAdapter(Dimension)
 
 
 @dataclass(frozen=True)
@@ -137,13 +136,14 @@ def checked_space(name: str, read: dict[Any, Any], config: Config, where: str) -
     dimensions: dict[str, Dimension] = {}
     for key, described in read.items():
         _require_searchable(str(key), config, where)
+        form = Choices if isinstance(described, dict) and "choices" in described else Range
         try:
-            dimension = _FORM.validate_python(described)
+            dimension: Dimension = form.model_validate(described)
         except ValidationError as error:
-            faults = [fault for fault in error.errors() if _kind(described) in map(str, fault["loc"][:1])]
-            said = (faults or error.errors())[0]
-            place = ".".join([str(key), *map(str, said["loc"][1:])])
-            raise BadInput(f"{where}: {place}: {said['msg']}; expected low and high, or choices") from None
+            said = error.errors()[0]
+            place = ".".join(map(str, [key, *said["loc"]]))
+            fault = said["msg"].removeprefix("Value error, ")
+            raise BadInput(f"{where}: {place}: {fault}; expected low and high, or choices") from None
         _require_conditions(key, dimension, dimensions, where)
         ends = dimension.choices if isinstance(dimension, Choices) else [dimension.low, dimension.high]
         for value in ends:
@@ -174,10 +174,6 @@ def values_of(space: Space, parameters: dict[str, Any]) -> dict[str, Any]:
 def _text(value: Any) -> str:
     """A choice as Optuna keeps it: lists are no parameters there."""
     return json.dumps(value)
-
-
-def _kind(described: Any) -> str:
-    return "Choices" if isinstance(described, dict) and "choices" in described else "Range"
 
 
 def _holds(dimension: Dimension, values: dict[str, Any]) -> bool:

@@ -141,7 +141,7 @@ class PostgreSQL:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self._beats = RDBStorage(
                     url,
-                    engine_kwargs={"pool_pre_ping": True},
+                    engine_kwargs={"poolclass": sqlalchemy.pool.NullPool},  # nothing stays open between trials
                     heartbeat_interval=heartbeat_seconds,
                     grace_period=_SILENT_BEATS * heartbeat_seconds,
                 )
