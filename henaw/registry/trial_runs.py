@@ -18,7 +18,7 @@ import mlflow
 import optuna
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from mlflow.entities import Metric, RunStatus
+from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,7 +27,7 @@ from henaw import __version__
 from henaw.config import Config
 from henaw.evaluation import style
 from henaw.registry.resuming import STAGE_TAG
-from henaw.registry.tracking import VERSION_TAG, answers, require_tracking
+from henaw.registry.tracking import BATCH, VERSION_TAG, answers, require_tracking
 from henaw.tuning.study import REASON, TrialEvents
 
 logger = logging.getLogger(__name__)
@@ -148,18 +148,16 @@ class TrialRuns(TrialEvents):
         tags = {TRIAL_TAG + "_state": trial.state.name.lower()}
         tags |= {f"{TRIAL_TAG}.{name}": str(value)[:_LONGEST] for name, value in facts.items() if name != RUN}
         known = self._client.get_run(run).data
-        for name, value in trial.params.items():
-            if name not in known.params:
-                self._client.log_param(run, name, str(value)[:_LONGEST])
-        for name, text in tags.items():
-            self._client.set_tag(run, name, text)
-        self._client.log_batch(run, metrics=[Metric(name, float(value), now, 0) for name, value in metrics.items()])
+        written = [Metric(name, float(value), now, 0) for name, value in metrics.items()]
         if "epoch/validation_loss" not in known.metrics:
-            epochs = [
-                Metric("epoch/validation_loss", value, now, epoch)
-                for epoch, value in sorted(trial.intermediate_values.items())
-            ]
-            self._client.log_batch(run, metrics=epochs)
+            epochs = sorted(trial.intermediate_values.items())
+            written += [Metric("epoch/validation_loss", value, now, epoch) for epoch, value in epochs]
+        self._client.log_batch(
+            run,
+            metrics=written[:BATCH],
+            params=[Param(name, str(value)[:_LONGEST]) for name, value in trial.params.items()],
+            tags=[RunTag(name, text) for name, text in tags.items()],
+        )
         status = "KILLED" if trial.state == TrialState.FAIL and REASON not in facts else _STATUS.get(trial.state)
         self._client.set_terminated(run, status or RunStatus.to_string(RunStatus.FINISHED))
 
