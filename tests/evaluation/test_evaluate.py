@@ -252,3 +252,16 @@ def test_every_figure_of_the_gallery_is_drawn(evaluated, target, tmp_path):
     assert set(drawn) == both | more[target]
     for name, figure in drawn.items():
         figure.savefig(tmp_path / f"{name}.svg")
+
+
+def test_a_clock_of_bins_is_evaluated_and_drawn(cohorts, tmp_path):
+    train, test = cohorts["age"]
+    clock = fit_clock(
+        train[:-300], train[-300:], KNOWN, tiny_config(f"{ENOUGH} network.head=bins network.bin_years=3"), Recorder()
+    )[0]
+    found = evaluate(clock, train, test, COVERAGES, DRAWS, 0)
+    assert found.report.figures["coverage_90"].value == pytest.approx(0.9, abs=0.06)
+    assert found.report.figures["mae_years"].value < 7
+    assert all(np.isfinite(estimate.value) for estimate in found.report.figures.values())
+    for name, figure in gallery.figures(found, COVERAGES):
+        figure.savefig(tmp_path / f"{name}.svg")

