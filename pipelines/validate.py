@@ -14,6 +14,8 @@ from henaw.data.panel import Panel, load_panel
 from henaw.data.participants import publishable
 from henaw.registry import tracking
 from henaw.validation.clean import clean, judge
+from henaw.validation.page import verdict_page
+from henaw.validation.verdict import verdict_metrics
 
 
 def run(config: Config, panel: Panel) -> CachedCohort:
@@ -39,9 +41,11 @@ def run_kept(kept: CachedCohort) -> CachedCohort:
 
 
 def log(facts: dict[str, Any]) -> None:
-    """Write the verdict, fresh or kept in the cache, to the active run."""
+    """Write the verdict, fresh or kept in the cache, to the active run: page, text, JSON, and its counts as metrics."""
     tracking.log_json(facts["verdict"], "verdict.json")
     tracking.log_text(facts["report"], "verdict.md")
+    tracking.log_text(verdict_page(facts["verdict"], facts["source"]["kind"]), "validation.html")
+    tracking.log_metrics(verdict_metrics(facts["verdict"]))
     tracking.set_tags({"henaw.source": facts["source"]["kind"], "henaw.source_digest": facts["source"]["digest"]})
     tracking.set_tags({"henaw.verdict": "passed" if facts["verdict"]["passed"] else "refused"})
 

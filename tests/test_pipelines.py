@@ -163,7 +163,8 @@ def test_validate_logs_the_verdict_and_counts_alone(workplace: Path, capsys: pyt
     assert call(validate, "--data", "people.csv.gz") == 0
     assert "set aside" in capsys.readouterr().out
     artifacts = [path for path in workplace.glob("mlruns/**/*") if path.is_file()]
-    assert {"verdict.json", "verdict.md", "cohort.json", "config.yaml"} <= {path.name for path in artifacts}
+    expected = {"verdict.json", "verdict.md", "validation.html", "cohort.json", "config.yaml"}
+    assert expected <= {path.name for path in artifacts}
     for path in [*artifacts, workplace / "mlflow.db"]:
         text = path.read_bytes()
         assert b"7773.1" not in text

@@ -31,6 +31,7 @@ class Action(BaseModel):
     with_column: str | None = None
     without_column: str | None = None
     unit: str = ""
+    expected: str = ""
 
 
 class _Meta(BaseModel):
@@ -71,7 +72,9 @@ class Expectation(BaseModel):
         )
 
     def describe(self) -> str:
-        """What is expected, in words."""
+        """What is expected, in words: those of the line, where it has some."""
+        if self.action.expected:
+            return self.action.expected
         match self.type, self.kwargs:
             case "expect_column_values_to_be_between", {"min_value": low, "max_value": high}:
                 return f"{low} to {high} {self.action.unit}".rstrip()

@@ -1,6 +1,7 @@
 """Judge a participant table by the suites in ``expectations/``, with Great Expectations, inside this process.
 
-All suites are judged at once: handing a table to Great Expectations costs more than most of what it then does.
+All suites are judged together, a few columns at a time and texts as numbers where they are only counted: handing tables
+to Great Expectations, and its copies of them, cost far more than what it then looks at.
 
 Great Expectations is asked for complete results, because only they name the rows. They quote participants' values too,
 so none of its objects, messages or exceptions leaves this module: only counts and row positions do.
@@ -33,6 +34,13 @@ logger = logging.getLogger(__name__)
 
 # Values are judged only in columns that exist and have the right type.
 _STRUCTURE = ("expect_column_to_exist", "expect_column_values_to_be_of_type")
+# What only asks whether values are there and equal.
+_IDENTITY = (
+    "expect_column_values_to_not_be_null",
+    "expect_column_values_to_be_unique",
+    "expect_compound_columns_to_be_unique",
+)
+_COLUMNS_AT_ONCE = 6
 _COMPLETE = {"result_format": "COMPLETE", "partial_unexpected_count": 0, "return_unexpected_index_query": False}
 
 
@@ -66,7 +74,9 @@ def validate(table: pd.DataFrame, panel: Panel, max_set_aside: float) -> Verdict
     about_values = [one for one in applying if one.expectation.type not in _STRUCTURE]
     judged = [one for one in about_values if len(table) and unusable.isdisjoint(one.expectation.columns)]
     first = np.full(len(table), -1, dtype=np.int32)
-    for line, result, failing in _judge(judged, table.assign(**derived)):
+    whole = table.assign(**derived)
+    outcomes = [outcome for group in _groups(judged) for outcome in _judge(group, whole)]
+    for line, result, failing in sorted(outcomes, key=lambda outcome: outcome[0].position):
         if result.on_failure == "set_aside" and not result.success:
             first[failing[first[failing] < 0]] = line.position
         results[line.position] = result
@@ -114,6 +124,20 @@ def _structure_of(table: pd.DataFrame) -> pd.DataFrame:
     return table if np.dtype(object) in table.dtypes.to_list() else table.iloc[:1]
 
 
+def _groups(lines: list[_Placed]) -> list[list[_Placed]]:
+    """``lines`` about few columns at a time: for each column Great Expectations copies all that it was given."""
+    groups: list[tuple[set[str], list[_Placed]]] = []
+    for one in lines:
+        about = set(one.expectation.columns)
+        fitting = [group for group in groups if group[0] & about] or [g for g in groups if len(g[0]) < _COLUMNS_AT_ONCE]
+        if not fitting:
+            groups.append((set(), []))
+        columns, members = fitting[0] if fitting else groups[-1]
+        columns |= about
+        members.append(one)
+    return [members for _, members in groups]
+
+
 def _judge(lines: list[_Placed], table: pd.DataFrame) -> Iterator[tuple[_Placed, SuiteResult, NDArray[np.intp]]]:
     """Run ``lines``; yield each with its result and the positions of the rows that fail, where it names rows."""
     if not lines:
@@ -149,7 +173,19 @@ def _judge(lines: list[_Placed], table: pd.DataFrame) -> Iterator[tuple[_Placed,
 def _columns_of(table: pd.DataFrame, lines: list[_Placed]) -> pd.DataFrame:
     """The judged columns alone, rows numbered from 0: Great Expectations copies and names rows of all it is given."""
     wanted = {column for one in lines for column in one.expectation.columns}
-    return table.loc[:, [column in wanted for column in table.columns]].reset_index(drop=True)
+    judged = table.loc[:, [column in wanted for column in table.columns]].reset_index(drop=True)
+    if any(one.expectation.type in _STRUCTURE for one in lines):
+        return judged
+    compared = {c for one in lines if one.expectation.type not in _IDENTITY for c in one.expectation.columns}
+    for name in [name for name in judged if isinstance(judged[name].dtype, pd.StringDtype)]:
+        judged[name] = judged[name].astype("category") if name in compared else _numbered(judged[name])
+    return judged
+
+
+def _numbered(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Equal texts as equal numbers, missing ones missing: Great Expectations hashes and copies texts slowly."""
+    codes, _ = pd.factorize(column)
+    return pd.Series(codes, index=column.index, dtype=np.float64).where(codes >= 0)
 
 
 def _to_gx(line: _Placed) -> GxExpectation:

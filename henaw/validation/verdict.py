@@ -183,6 +183,22 @@ def require_passed(verdict: Verdict) -> None:
         raise BadInput(f"validation for panel {verdict.panel}: {refusal}")
 
 
+def verdict_metrics(document: dict[str, Any]) -> dict[str, float]:
+    """Counts and rates of a verdict's published form, by metric name; those of one to four people are left out."""
+    metrics: dict[str, Any] = {"validation/rows": document["rows"], "validation/rows_set_aside": document["set_aside"]}
+    if isinstance(document["rows"], int) and isinstance(document["set_aside"], int) and document["rows"]:
+        metrics["validation/fraction_set_aside"] = document["set_aside"] / document["rows"]
+    failed = [result for result in document["results"] if not result["success"]]
+    for result in failed:
+        name = f"{result['suite']}/{result['column'].replace(', ', '.')}.{result['rule']}"
+        rows, before = result["unexpected"], metrics.get(f"validation/{name}/rows", 0)
+        if isinstance(rows, int) and rows >= before:
+            metrics |= {f"validation/{name}/rows": rows, f"validation/{name}/fraction": result["fraction"]}
+    for how in ("block", "set_aside", "warn"):
+        metrics[f"validation/expectations_{how}"] = sum(result["on_failure"] == how for result in failed)
+    return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+
+
 def published(count: int) -> int | str:
     """``count`` of people as it may leave this machine."""
     return f"<{SMALLEST_CELL}" if 0 < count < SMALLEST_CELL else count

@@ -141,7 +141,12 @@ FAULTS: dict[str, tuple[Fault, str, str, str]] = {
     ),
     "an empty column": (column("crp_mg_l", lambda s: s * np.nan), "crp_mg_l", "varies", "warn"),
     "filled with one value": (column("rdw_pct", lambda s: s * 0 + 12.7), "rdw_pct", "varies", "warn"),
-    "one age for all": (column("age_years", lambda s: s * 0 + 55), "age_years", "varies", "warn"),
+    "one age for all": (
+        lambda t: t.drop(columns="visit_date").assign(age_years=55.0),  # dates would contradict it
+        "age_years",
+        "varies",
+        "warn",
+    ),
     "one sex alone": (column("sex", lambda s: pd.array(["male"] * len(s), dtype="str")), "sex", "both", "warn"),
 }
 
