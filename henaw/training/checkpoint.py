@@ -1,7 +1,8 @@
 """One checkpoint on disk: a folder that is there whole or not at all, and that is used only where all of it fits.
 
 ``model.safetensors``, ``optimizer.safetensors`` and ``state.json``; ``manifest.json`` is written last and holds their
-BLAKE2b digests and the fingerprint of the run: everything that must be equal for the run to go on as if never stopped.
+BLAKE2b digests, the fingerprint of the run (everything that must be equal for it to go on as if never stopped) and a
+digest of both.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from safetensors.torch import load as tensors_from
 from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor
 
-from henaw.data.files import disk_errors, flush_to_disk
+from henaw.data.files import digest_values, disk_errors, flush_to_disk
 from henaw.errors import IntegrityError
 
 FORMAT = 1
@@ -59,7 +60,8 @@ def write_checkpoint(folder: Path, contents: Contents, fingerprint: Fingerprint)
     files = {f"{name}.safetensors": tensors_as_bytes(contents.tensors[name]) for name in TENSORS}
     files[STATE] = _json(contents.state)
     digests = {name: _digest(content) for name, content in files.items()}
-    files[MANIFEST] = _json({"format": FORMAT, "fingerprint": dict(fingerprint), "blake2b": digests})
+    manifest = {"format": FORMAT, "fingerprint": dict(fingerprint), "blake2b": digests}
+    files[MANIFEST] = _json(manifest | {"seal": digest_values(manifest)})
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
     with disk_errors(folder):
         try:
@@ -83,11 +85,11 @@ def read_checkpoint(folder: Path, expected: Contents, fingerprint: Fingerprint) 
         EnvironmentProblem: a file cannot be read.
     """
     manifest = _parsed(folder, MANIFEST, _read(folder, MANIFEST))
-    _require_fields(f"{folder.name}/{MANIFEST}", manifest, {"format", "fingerprint", "blake2b"})
+    _require_fields(f"{folder.name}/{MANIFEST}", manifest, {"format", "fingerprint", "blake2b", "seal"})
     if manifest["format"] != FORMAT:
         raise IntegrityError(f"{folder.name}/{MANIFEST}: format: {manifest['format']!r}, expected {FORMAT}")
-    if not (isinstance(manifest["fingerprint"], dict) and isinstance(manifest["blake2b"], dict)):
-        raise IntegrityError(f"{folder.name}/{MANIFEST}: fingerprint, blake2b: expected keys and values")
+    if digest_values({name: value for name, value in manifest.items() if name != "seal"}) != manifest["seal"]:
+        raise IntegrityError(f"{folder.name}/{MANIFEST}: seal: differs from what it seals; nothing was loaded")
     if differing := _differing(manifest["fingerprint"], fingerprint):
         raise WrongRun(f"{folder.name}: made by a run with other {', '.join(differing)}; nothing was loaded")
     names = {*(f"{name}.safetensors" for name in TENSORS), STATE}

@@ -48,12 +48,13 @@ class Checkpoints:
             EnvironmentProblem: the folder cannot be made or written to.
         """
         private_folder(self.folder)
-        lock = filelock.FileLock(self.folder / "lock", mode=0o600)
+        lock = filelock.FileLock(self.folder / "lock", mode=0o600, fallback_to_soft=False)
         try:
-            with disk_errors(self.folder):
-                lock.acquire(timeout=0)
+            lock.acquire(timeout=0)
         except filelock.Timeout:
             raise BadInput(f"run {self.folder.name}: another process is training it") from None
+        except OSError as error:
+            logger.warning("%s: no lock to be had here (%s); going on without it", self.folder, error.strerror)
         try:
             for leftover in self.folder.glob(f".*{TEMPORARY_SUFFIX}"):
                 shutil.rmtree(leftover, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ class History:
         """
         self.recent.append(row)
         if self._path is not None:
-            with disk_errors(self._path), self._path.open("a", encoding="utf-8") as file:
+            with disk_errors(self._path), open(self._path, "a", encoding="utf-8", opener=_private) as file:
                 file.write(_line(row))
 
     def keep_first(self, epochs: int) -> int:
@@ -80,6 +81,10 @@ def plain(row: Row) -> PlainRow:
 def from_plain(row: PlainRow) -> Row:
     """The row of which ``row`` is the plain form."""
     return {name: math.nan if value is None else value for name, value in row.items()}
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _line(row: Row) -> str:

@@ -108,8 +108,7 @@ class TrainingState:
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
         self.best = [parameter.detach().clone() for parameter in self.parameters]
-        members, device = network.shape.members, self.parameters[0].device
-        self.best_loss = torch.full((members,), math.inf, device=device)
+        self.best_loss = self.parameters[0].new_full((network.shape.members,), math.inf, requires_grad=False)
         self.progress = Progress(micro_batch=settings.batch_size)
 
     def set_learning_rate(self) -> float:

@@ -16,7 +16,7 @@ from henaw.settings import Training
 from henaw.training.batches import TrainingData
 from henaw.training.checkpoints import Checkpoints
 from henaw.training.history import History
-from henaw.training.state import TrainingState
+from henaw.training.state import TrainingState, fingerprint
 from henaw.training.telemetry import Events
 from henaw.training.trainer import train
 from tests.scenarios import GAUSSIAN, tiny_config
@@ -68,6 +68,11 @@ def saved_run(folder: Path, settings: Training, events: Events | None = None, dr
 def fresh_state(settings: Training, dropout: float = 0.3) -> TrainingState:
     """The state of a run before its first step."""
     return TrainingState(network(dropout), settings, 100)
+
+
+def described_run(settings: Training, dropout: float = 0.3) -> dict[str, Any]:
+    """The fingerprint of ``saved_run``."""
+    return fingerprint(network(dropout), settings, 0, people(), people(60, 1))
 
 
 def digest_of(folder: Path) -> str:

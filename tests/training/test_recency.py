@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from henaw.errors import BadInput
 from henaw.settings import Training
-from henaw.training.batches import Disturbance, TrainingData, epoch_batches
+from henaw.training.batches import Disturbance, TrainingData, epoch_batches, shuffled
 from henaw.training.fit import fit_clock
 from henaw.training.recency import recency_weights
 from henaw.training.telemetry import Events
@@ -53,8 +53,9 @@ def test_a_batch_carries_the_weights_of_its_own_people() -> None:
     people = TrainingData(
         *(torch.zeros(40, 2),) * 2, torch.zeros(40, 1), torch.arange(40.0)[:, None], torch.arange(40.0), torch.eye(2)
     )
-    for batch in epoch_batches(people, 3, 16, Disturbance(0.0, 0.0), torch.Generator().manual_seed(0)):
-        assert torch.equal(batch.weights, batch.targets[..., 0])
+    for batch in epoch_batches(people, shuffled(40, 3, 0)(0), 16, Disturbance(0.0, 0.0), 0, 0):
+        for piece in batch.split(7):
+            assert torch.equal(piece.weights, piece.targets[..., 0])
 
 
 def test_a_clock_follows_the_newer_people_where_old_and_new_disagree() -> None:
