@@ -73,7 +73,7 @@ def crps_loss(head: Head, device: torch.device) -> Loss:
 
 
 def _binned_crps(head: BinsHead, device: torch.device) -> Loss:
-    """∫ (F(x) − 1{x ≥ y})² dx of a histogram, as E|X − y| − ½·E|X − X′| (Gneiting & Raftery 2007, eq. 21).
+    """∫ (F(x) − 1{x ≥ y})² dx of a histogram, as E|X − y| − ½·E|X − X′| (Gneiting & Raftery 2007, section 4.2).
 
     With X uniform within its bin both are sums over bins: the mean of |X − X′| is the distance of the bins' middles, or
     w/3 within one bin of width w; that of |X − y| is the distance of y from the middle m, or w/4 + (y − m)²/w within.
@@ -114,7 +114,7 @@ def crps_and_nll_loss(head: Head, weight: float, device: torch.device) -> Loss:
 
 
 def beta_nll_loss(head: Head, beta: float) -> Loss:
-    """Negative log likelihood of a Gaussian in nats, its gradient weighted by σ^(2β) (Seitzer et al. 2022, eq. 5).
+    """Negative log likelihood of a Gaussian in nats, its gradient weighted by σ^(2β) (Seitzer et al. 2022).
 
     β = 0 is maximum likelihood; with β = 1 the mean is learned as by squared error, whatever σ. The weight has σ in
     units of the head's scale, so that β hardly changes the size of the steps. The value is the likelihood whatever β: a
