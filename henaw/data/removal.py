@@ -33,11 +33,11 @@ class Removal:
     def summary(self) -> str:
         """What a person reads at the end."""
         lines = [
-            f"{self.ids} ids are never used again; removed {self.cached} files of the cache, changed {self.splits} "
-            f"splits and {self.quarantines} files of rows set aside."
+            f"Never used again: the people of {self.ids} ids. Removed: {self.cached} files of the cache. Changed: "
+            f"{self.splits} splits, {self.quarantines} files of rows set aside."
         ]
         if self.runs:
-            lines.append(f"{len(self.runs)} runs were trained with people who have withdrawn; train them again:")
+            lines.append("Trained with people who have withdrawn by now; train anew in place of these runs:")
             lines.extend(f"  {run}" for run in self.runs)
         return "\n".join(lines)
 
