@@ -48,6 +48,23 @@ def score(
 
 
 @app.command()
+def serve(
+    model: Annotated[str, typer.Option(help="A registered model: models:/NAME@ALIAS or models:/NAME/VERSION.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; one that others reach needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5001,
+    profile: Annotated[str, typer.Option(help="Settings: a file of mlproject/profiles.")] = "default",
+    overrides: Annotated[
+        str, typer.Option(help="Settings on top: 'serving.workers=2 serving.audit=audit.jsonl'.")
+    ] = "",
+) -> None:
+    """Answer requests as `mlflow models serve` does, behind a guard: keys, rates, limits, strict checks."""
+    from henaw.config import load_config
+    from henaw.serving.server import serve as serve_model
+
+    serve_model(load_config(profile, "", overrides), model, host, port)
+
+
+@app.command()
 def recalibrate(
     model: Annotated[str, typer.Option(help="A mortality clock: models:/NAME@ALIAS or models:/NAME/VERSION.")],
     data: Annotated[str, typer.Option(help="The target cohort, with died and followup_months.")],
@@ -117,6 +134,51 @@ def doctor() -> None:
 def version() -> None:
     """Print HENAW's version."""
     typer.echo(__version__)
+
+
+keys_app = typer.Typer(help="Keys for `henaw serve`; they lie, as hashes, in state.folder.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+OVERRIDES = Annotated[str, typer.Option(help="Settings on top, such as 'state.folder=PATH'.")]
+
+
+@keys_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="Whose it is, for you to know it by.")],
+    scope: Annotated[list[str] | None, typer.Option(help="score (default) or metrics; may be repeated.")] = None,
+    days: Annotated[int | None, typer.Option(help="How long it is valid; without, until it is revoked.")] = None,
+    overrides: OVERRIDES = "",
+) -> None:
+    """Make a key and print it, this once."""
+    import datetime as dt
+
+    from henaw.config import load_config
+    from henaw.serving import keys
+
+    folder = Path(load_config("default", "", overrides).state.folder)
+    _, text = keys.create_key(folder, name, scope or ["score"], days, dt.datetime.now(dt.UTC))
+    typer.echo(text)
+
+
+@keys_app.command("list")
+def list_keys(overrides: OVERRIDES = "") -> None:
+    """Show id, scopes, times and name of every key."""
+    from henaw.config import load_config
+    from henaw.serving import keys
+
+    for key in keys.read_keys(Path(load_config("default", "", overrides).state.folder)):
+        until = f"until {key.expires}" if key.expires else "without end"
+        typer.echo(f"{key.id}  {','.join(key.scopes):14}  from {key.created} {until}  {key.name}")
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    id: Annotated[str, typer.Argument(help="As `henaw keys list` shows it.")], overrides: OVERRIDES = ""
+) -> None:
+    """Forget a key; running servers refuse it within a second."""
+    from henaw.config import load_config
+    from henaw.serving import keys
+
+    keys.revoke_key(Path(load_config("default", "", overrides).state.folder), id)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from henaw.settings import (
     Network,
     Scoring,
     Section,
+    Serving,
     Source,
     Split,
     State,
@@ -60,6 +61,7 @@ class Config(Section):
     scoring: Scoring
     evaluation: Evaluation
     study: Study
+    serving: Serving
     tracking: Tracking
 
     @model_validator(mode="after")

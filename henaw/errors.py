@@ -5,6 +5,11 @@ rules and counts, never a participant's value or id. The class decides the exit 
 ``python -m pipelines.…``.
 """
 
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
 
 class HenawError(Exception):
     """Base of every error a user is meant to read; its text is the whole message. Raised itself: a fault of HENAW's."""
@@ -36,3 +41,9 @@ class EnvironmentProblem(HenawError):
 
 class IntegrityError(BadInput):
     """Stored files do not match their manifest, or belong to another architecture (exit 2); nothing was loaded."""
+
+
+def trace_without_text(error: BaseException) -> str:
+    """The type of ``error`` and where it was raised, without its text, which may hold a participant's value."""
+    places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+    return f"{type(error).__name__} at {' > '.join(places)}"

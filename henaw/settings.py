@@ -231,6 +231,30 @@ class Study(Section):
     heartbeat_seconds: Count
 
 
+class Serving(Section):
+    """What ``henaw serve`` lets in, and for how long."""
+
+    workers: Count
+    hosts: list[Annotated[str, Field(min_length=1)]]
+    max_bytes: Count
+    max_rows: Count
+    slots: Count
+    rate: Annotated[str, Field(pattern=r"^[1-9]\d*/(second|minute|hour|day)$")]
+    deadline_seconds: Positive
+    body_seconds: Positive
+    reload_seconds: Annotated[Number, Field(ge=0)]
+    drain_seconds: Annotated[Number, Field(ge=0, le=15)]
+    audit: str | None
+    tls_certificate: str | None
+    tls_key: str | None
+
+    @model_validator(mode="after")
+    def _both_or_no_tls_file(self) -> Serving:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("TLS needs both tls_certificate and tls_key")
+        return self
+
+
 class Tracking(Section):
     """Where runs and versions go."""
 

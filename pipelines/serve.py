@@ -1,4 +1,4 @@
-"""Stage serve: Serve a registered model behind the guard (not built yet)."""
+"""Stage serve: a registered model behind the guard, until a signal ends it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 from henaw.config import load_config
 from henaw.console import run_stage
-from henaw.errors import NotBuiltYet
+from henaw.serving.server import serve
 
 
 def main(
@@ -17,11 +17,8 @@ def main(
     host: str = "127.0.0.1",
     port: int = 5001,
 ) -> None:
-    """Serve a registered model behind the guard (not built yet)."""
-    load_config(profile, data, overrides)
-    raise NotBuiltYet(
-        "serve: not built yet in this version; use mlflow models serve -m models:/henaw@champion --env-manager local"
-    )
+    """Serve MODEL on HOST and PORT (docs/serving.md)."""
+    serve(load_config(profile, data, overrides), model, host, port)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from henaw.registry.tracking import require_models
 logger = logging.getLogger(__name__)
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+GOLDEN = "henaw_golden"  # metadata of the model: what it answered to its own example when it was registered
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # no such model; no such alias
 SERVING_PACKAGES = (
     "mlflow",
@@ -103,6 +104,7 @@ def register(clock_folder: Path, name: str, tags: dict[str, str]) -> Version:
             signature=signature(clock.panel, clock.target),
             input_example=example,
             pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in SERVING_PACKAGES],
+            metadata={GOLDEN: answer(clock, example, DEFAULT_COVERAGE).to_json(orient="records", double_precision=15)},
             tags=tags,
         )
     _require_faithful(logged.model_uri, clock, example)

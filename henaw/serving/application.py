@@ -1,0 +1,111 @@
+"""The guarded application of one process, put together from the settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from henaw.config import Config
+from henaw.console import set_up_logging
+from henaw.serving.audit import Audit
+from henaw.serving.endpoints import Endpoints
+from henaw.serving.guard import Guard
+from henaw.serving.keys import Keyring
+from henaw.serving.lifecycle import Lifecycle, Load
+from henaw.serving.metrics import Metrics
+from henaw.serving.rates import rates_from_environment
+from henaw.serving.slots import Slots
+
+OPTIONS_VARIABLE = "HENAW_SERVE_OPTIONS"  # from the process that was started to its workers
+STARTUP_FAILURE = 3  # with it uvicorn's supervisor gives up instead of starting the worker again
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for on the command line, and the settings, so that a worker has them too."""
+
+    model: str
+    host: str
+    port: int
+    settings: dict[str, object]
+
+    @property
+    def config(self) -> Config:
+        """The settings."""
+        return Config.model_validate(self.settings)
+
+
+def build(options: Options, load: Load) -> tuple[Guard, Slots]:
+    """The application, and the slots it works in.
+
+    Raises:
+        HenawError: a file of keys or audit, or an address, that cannot be used.
+    """
+    config = options.config
+    serving = config.serving
+    figures = Metrics()
+    slots = Slots(serving.slots, serving.deadline_seconds)
+    lifecycle = Lifecycle(load, figures, reload_seconds=serving.reload_seconds, drain_seconds=serving.drain_seconds)
+    endpoints = Endpoints(serving, lifecycle, slots, rates_from_environment(serving.rate), figures, _mlflow_version())
+    guard = Guard(
+        endpoints.routes(),  # a page for people joins here: its routes beside these
+        hosts=hosts(options.host, serving.hosts),
+        keyring=Keyring(Path(config.state.folder)),
+        lifecycle=lifecycle,
+        metrics=figures,
+        audit=Audit(None if serving.audit is None else Path(serving.audit)),
+    )
+    return guard, slots
+
+
+def hosts(host: str, more: list[str]) -> list[str]:
+    """Names that the server answers for: those of the address it listens on, and ``more``."""
+    own = ["localhost", "127.0.0.1", "[::1]"] if is_loopback(host) else [host, socket.gethostname()]
+    return [*own, f"[{host}]" if ":" in host else host, *more]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on ``host``."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def create() -> Guard:
+    """The application of a worker process; uvicorn's supervisor has it made by this name."""
+    set_up_logging()
+    options = Options(**json.loads(os.environ[OPTIONS_VARIABLE]))
+    guard, slots = build(options, registry_loader(options.model))
+
+    def leave() -> None:
+        """Report a failure to the supervisor, and do not wait for threads that no deadline could stop."""
+        if guard.lifecycle.failure is not None:
+            os._exit(STARTUP_FAILURE)
+        if slots.taken:
+            os._exit(0)
+
+    guard.at_exit = leave
+    return guard
+
+
+def registry_loader(model: str) -> Load:
+    """Loads what ``model`` names from the registry; MLflow is imported when it is first asked."""
+
+    def load(current: int | None) -> object:
+        from henaw.serving.loading import newest
+
+        return newest(model, current)
+
+    return load  # type: ignore[return-value]
+
+
+def to_environment(options: Options) -> None:
+    """Leave ``options`` to the workers."""
+    os.environ[OPTIONS_VARIABLE] = json.dumps(asdict(options))
+
+
+def _mlflow_version() -> str:
+    from importlib.metadata import version
+
+    return version("mlflow")

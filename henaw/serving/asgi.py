@@ -1,0 +1,76 @@
+"""The shapes of ASGI that serving speaks, and the reply that every endpoint returns."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+Headers = tuple[tuple[bytes, bytes], ...]
+
+JSON, TEXT = b"application/json", b"text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole response; ``closes`` ends the connection after it."""
+
+    body: bytes
+    content_type: bytes = JSON
+    status: int = 200
+    headers: Headers = ()
+    closes: bool = False
+
+
+@dataclass(slots=True)
+class Request:
+    """A request on its way through the guard, and what becomes known of it: all that is ever written down.
+
+    Attributes:
+        id: random, of 16 hexadecimal digits; the caller's own would be a place to put values.
+        headers: by lower-case name; one that stands twice has both values, and so none that is valid.
+        receive: where the body comes from.
+        route: name of the endpoint, ``other`` where there is none.
+        key: id of the key, None where everybody is let in.
+        model: name and version that answered.
+        rows: how many rows it asked about.
+    """
+
+    id: str
+    headers: dict[bytes, bytes]
+    receive: Receive
+    route: str = "other"
+    key: str | None = None
+    model: str | None = None
+    rows: int | None = None
+
+
+_ALWAYS = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+
+
+async def send_reply(send: Send, reply: Reply, request_id: str) -> None:
+    """Send ``reply`` with the headers that every response has; a reply's own policy replaces the strict one."""
+    headers = [
+        (b"content-type", reply.content_type),
+        (b"content-length", str(len(reply.body)).encode()),
+        (b"x-request-id", request_id.encode()),
+        *_ALWAYS,
+        *reply.headers,
+    ]
+    if all(name != _POLICY[0] for name, _ in reply.headers):
+        headers.append(_POLICY)
+    if reply.closes:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})

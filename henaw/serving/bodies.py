@@ -1,0 +1,51 @@
+"""Reading a request's body: no more of it than allowed, and no longer than allowed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from henaw.serving.asgi import Receive
+from henaw.serving.refusals import Refusal
+
+
+class Disconnected(Exception):
+    """The client left before its request was whole: there is nobody to answer."""
+
+
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most_bytes: int, seconds: float) -> bytes:
+    """The body of a request.
+
+    Raises:
+        Refusal: ``TOO_LARGE``, decided by what the client announces or as soon as it comes, or ``REQUEST_TIMEOUT``.
+        Disconnected: the client left.
+    """
+    announced = headers.get(b"content-length", b"")
+    if announced.isdigit() and int(announced[:20]) > most_bytes:
+        # who asks first and is told no may send the body or the next request: only a new connection is clear
+        raise _too_large(most_bytes, closes=headers.get(b"expect", b"").lower() == b"100-continue")
+    try:
+        async with asyncio.timeout(seconds):
+            return await _read(receive, most_bytes)
+    except TimeoutError:
+        raise Refusal("REQUEST_TIMEOUT", f"the body took longer than {seconds:g} s", closes=True) from None
+
+
+async def _read(receive: Receive, most_bytes: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > most_bytes:
+            raise _too_large(most_bytes)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large(most_bytes: int, *, closes: bool = False) -> Refusal:
+    """What is left of the body is read past by the server, so that the client sees the answer."""
+    return Refusal("TOO_LARGE", f"expected at most {most_bytes} bytes a request", closes=closes)

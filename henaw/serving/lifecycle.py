@@ -1,0 +1,167 @@
+"""From starting to stopping: which version answers, whether to send requests here, and how to leave losing none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from henaw.errors import HenawError, trace_without_text
+from henaw.model.clock import Clock
+from henaw.serving.asgi import Application
+from henaw.serving.metrics import Metrics
+from henaw.serving.refusals import Refusal, retry_after
+
+logger = logging.getLogger(__name__)
+
+_CLOSING_SECONDS = 0.3  # requests on connections of before are told that this server leaves
+_START_AGAIN_SECONDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A version that has been verified and answers.
+
+    Attributes:
+        name, number: of the registered version.
+        clock: answers JSON.
+        mlflow_app: MLflow's own scoring app around the same version, answers CSV.
+        openapi: the document that describes it.
+    """
+
+    name: str
+    number: int
+    clock: Clock
+    mlflow_app: Application
+    openapi: bytes
+
+
+Load = Callable[[int | None], Served | None]
+"""The version that should answer now, loaded and verified; None where it is the one of that number."""
+
+
+class Lifecycle:
+    """``starting`` → ``ready`` → ``draining`` (answers, but asks to be left) → ``closing`` (answers no more).
+
+    Attributes:
+        failure: why there is nothing to serve, once that is known.
+    """
+
+    def __init__(self, load: Load, metrics: Metrics, *, reload_seconds: float, drain_seconds: float) -> None:
+        """Nothing is loaded before ``start``; ``reload_seconds`` = 0: one version for good."""
+        self._load, self._metrics = load, metrics
+        self._reload_seconds, self._drain_seconds = reload_seconds, drain_seconds
+        self.phase: Literal["starting", "ready", "draining", "closing"] = "starting"
+        self.failure: Exception | None = None
+        self._served: Served | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stop_server: Callable[[int], None] = lambda _: None
+
+    @property
+    def leaves(self) -> bool:
+        """Whether connections should be closed after their answer."""
+        return self.phase in ("draining", "closing")
+
+    def require_served(self) -> Served:
+        """The version that answers.
+
+        Raises:
+            Refusal: ``NOT_READY``: none yet, or none any more.
+        """
+        if self._served is None or self.phase == "closing":
+            raise self._not_ready()
+        return self._served
+
+    def require_ready(self) -> None:
+        """Readiness.
+
+        Raises:
+            Refusal: ``NOT_READY``: requests should go elsewhere.
+        """
+        if self.phase != "ready":
+            raise self._not_ready()
+
+    def _not_ready(self) -> Refusal:
+        reason = "starting" if self.phase == "starting" else "stopping"
+        return Refusal("NOT_READY", f"the server is {reason}", headers=retry_after(_START_AGAIN_SECONDS))
+
+    async def start(self) -> None:
+        """Load in the background, keep up with the alias, and take the server's signals."""
+        self._take_signals(asyncio.get_running_loop())
+        self._task = asyncio.create_task(self._follow())
+
+    async def stop(self) -> None:
+        """End what ``start`` began."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        try:
+            served = await asyncio.to_thread(self._load, None)
+            assert served is not None
+        except Exception as error:  # noqa: BLE001 - whatever it is, there is nothing to serve
+            self.failure = error
+            self._stop_server(signal.SIGTERM)
+            return
+        self._take(served)
+        if self.phase == "starting":
+            self.phase = "ready"
+        while self._reload_seconds:
+            await asyncio.sleep(self._reload_seconds)
+            await self._reload(served.number)
+            served = self._served or served
+
+    async def _reload(self, number: int) -> None:
+        try:
+            newer = await asyncio.to_thread(self._load, number)
+        except Exception as error:  # noqa: BLE001 - the version that answers goes on
+            self._metrics.reload_failures.inc()
+            reason = str(error) if isinstance(error, HenawError) else trace_without_text(error)
+            logger.error("the version that the alias names was not taken, version %d answers on: %s", number, reason)
+            return
+        if newer is not None:
+            self._take(newer)
+
+    def _take(self, served: Served) -> None:
+        self._served = served  # requests under way keep the one that they began with
+        self._metrics.serves(served.name, served.number)
+        logger.info("%s version %d answers", served.name, served.number)
+
+    def _take_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Stand in front of uvicorn's handlers, which stop at once: drain first; a second signal stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def stop_server(number: int) -> None:
+            handler = before[number]
+            if callable(handler):
+                handler(number, None)
+
+        def signaled(number: int, _: object) -> None:
+            if self.leaves:
+                loop.call_soon_threadsafe(stop_server, number)
+            else:
+                loop.call_soon_threadsafe(self._drain, number)
+
+        self._stop_server = stop_server
+        for number in before:
+            signal.signal(number, signaled)
+
+    def _drain(self, number: int) -> None:
+        """Who waits at a terminal waits less: Ctrl-C only lets what is under way finish."""
+        if self.leaves:
+            return
+        self.phase = "draining"
+        seconds = self._drain_seconds if number == signal.SIGTERM else 0.0
+        logger.info("stopping: not ready any more, answering for another %g s", seconds)
+        asyncio.get_running_loop().call_later(seconds, self._close, number)
+
+    def _close(self, number: int) -> None:
+        self.phase = "closing"
+        asyncio.get_running_loop().call_later(_CLOSING_SECONDS, self._stop_server, number)

@@ -1,0 +1,87 @@
+"""Figures of the service for Prometheus: counts by code, rule and status, latency, what is in flight; never values.
+
+With several workers they are counted in files of a common folder, so that each worker shows the sum of all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter as Tally
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from henaw.serving.refusals import Detail
+
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own, read when it is imported
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """What is counted; ``text`` is what ``/metrics`` shows."""
+
+    def __init__(self) -> None:
+        own = CollectorRegistry()
+        self._requests = Counter("henaw_requests", "Answered requests", ["route", "status", "code"], registry=own)
+        self._seconds = Histogram(
+            "henaw_request_seconds", "From the headers to the answer", ["route"], buckets=_SECONDS, registry=own
+        )
+        self.in_flight = Gauge(
+            "henaw_in_flight_requests", "Requests not answered yet", registry=own, multiprocess_mode="livesum"
+        )
+        self._rows = Counter("henaw_rows", "Answered rows by status", ["status"], registry=own)
+        self._flags = Counter("henaw_row_flags", "Answered rows by reason", ["flag"], registry=own)
+        self._rules = Counter("henaw_refused_rules", "What refused requests broke", ["rule"], registry=own)
+        self._model = Gauge(
+            "henaw_model_info",
+            "1 for the version that answers",
+            ["name", "version"],
+            registry=own,
+            multiprocess_mode="livemax",
+        )
+        self.disconnected = Counter(
+            "henaw_disconnected", "Clients that left before their request was whole", registry=own
+        )
+        self.reload_failures = Counter("henaw_reload_failures", "Newer versions that were not taken", registry=own)
+        self.audit_lost = Counter("henaw_audit_lost", "Audit lines that could not be written", registry=own)
+        self._registry = own
+        if FOLDER_VARIABLE in os.environ:
+            self._registry = CollectorRegistry()
+            MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
+            _forget_the_dead(Path(os.environ[FOLDER_VARIABLE]))
+
+    def answered(self, route: str, status: int, code: str, seconds: float, details: Iterable[Detail] = ()) -> None:
+        """Count an answer; ``code`` is ``OK`` or that of the refusal."""
+        self._requests.labels(route, str(status), code).inc()
+        self._seconds.labels(route).observe(seconds)
+        for rule, times in Tally(detail.rule for detail in details).items():
+            self._rules.labels(rule).inc(times)
+
+    def scored(self, status: list[str], flags: list[str]) -> None:
+        """Count answered rows."""
+        for name, times in Tally(status).items():
+            self._rows.labels(name).inc(times)
+        for flag, times in Tally(
+            flag for flags_of_row in flags if flags_of_row for flag in flags_of_row.split(";")
+        ).items():
+            self._flags.labels(flag).inc(times)
+
+    def serves(self, name: str, version: int) -> None:
+        """Say which version answers now."""
+        self._model.clear()
+        self._model.labels(name, str(version)).set(1)
+
+    def text(self) -> bytes:
+        """All figures in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Workers that were killed had requests in flight that no longer are; what they counted stays."""
+    for path in folder.glob("gauge_live*.db"):
+        process = path.stem.rpartition("_")[2]
+        if process.isdigit() and not Path(f"/proc/{process}").exists():
+            mark_process_dead(int(process), str(folder))  # type: ignore[no-untyped-call]

@@ -1,0 +1,174 @@
+"""The OpenAPI document of the version that answers: its columns, units, plausible ranges, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from henaw import __version__
+from henaw.data.panel import Panel
+from henaw.model.answers import DEFAULT_COVERAGE, input_columns, number_columns, reason_names
+from henaw.model.clock import SEXES, Clock
+from henaw.serving.refusals import MOST_DETAILS, STATUS
+
+_LARGEST = 1e60  # what 64 characters can hold without an exponent
+_REFUSED_BY_ALL = ("WRONG_HOST", "UNAUTHENTICATED")
+_REFUSED_INVOCATIONS = tuple(code for code in STATUS if code not in ("NOT_FOUND", "METHOD_NOT_ALLOWED"))
+
+
+def describe(name: str, number: int, clock: Clock) -> bytes:
+    """OpenAPI 3.1 as JSON."""
+    panel = clock.panel
+    document = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": f"HENAW: {name} version {number}",
+            "version": f"{number}",
+            "description": f"{panel.title}. HENAW {__version__}; not a medical device.",
+        },
+        "security": [{"key": []}, {}],
+        "paths": {
+            "/invocations": {"post": _invocations(panel)},
+            "/ping": _plain("Whether requests should be sent here", "NOT_READY"),
+            "/health": _plain("As /ping", "NOT_READY"),
+            "/version": _plain("The version of MLflow"),
+            "/livez": _plain("Whether the server runs; needs no key"),
+            "/metrics": _plain("Figures for Prometheus; needs the scope metrics", "FORBIDDEN"),
+        },
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": {"Row": _row(panel), "Answer": _answer(clock), "Error": _error()},
+        },
+    }
+    return json.dumps(document, ensure_ascii=False).encode()
+
+
+def _invocations(panel: Panel) -> dict[str, Any]:
+    replies = {
+        "200": {
+            "description": "One answer a row, in order",
+            "headers": {"henaw-model": {"schema": {"type": "string"}}},
+            "content": {
+                "application/json": {"schema": _object({"predictions": _list({"$ref": "#/components/schemas/Answer"})})}
+            },
+        }
+    }
+    return {
+        "operationId": "score",
+        "summary": "Biological ages of rows",
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": _forms(panel)},
+                "text/csv": {"schema": {"type": "string"}, "example": _csv_example(panel)},
+            },
+        },
+        "responses": replies | _refusals(*_REFUSED_INVOCATIONS),
+    }
+
+
+def _forms(panel: Panel) -> dict[str, Any]:
+    """The JSON forms of MLflow's protocol."""
+    rows = _list({"$ref": "#/components/schemas/Row"})
+    parameters = _object(
+        {
+            "coverage": {
+                "type": "number",
+                "exclusiveMinimum": 1e-9,
+                "exclusiveMaximum": 1 - 1e-9,
+                "default": DEFAULT_COVERAGE,
+                "description": "Of the interval from lower_years to upper_years",
+            }
+        },
+        required=(),
+    )
+    split = _object(
+        {
+            "columns": {"const": list(input_columns(panel)), "description": "In any order"},
+            "data": _list(
+                {
+                    "type": "array",
+                    "prefixItems": [_cell(panel, name) for name in input_columns(panel)],
+                    "items": False,
+                    "minItems": len(input_columns(panel)),
+                    "maxItems": len(input_columns(panel)),
+                }
+            ),
+        }
+    )
+    some = {**rows, "minItems": 1}
+    forms = {"dataframe_records": some, "dataframe_split": split, "instances": some, "inputs": some}
+    return {
+        "anyOf": [_object({form: schema, "params": parameters}, required=(form,)) for form, schema in forms.items()]
+    }
+
+
+def _row(panel: Panel) -> dict[str, Any]:
+    return _object({name: _cell(panel, name) for name in input_columns(panel)})
+
+
+def _cell(panel: Panel, name: str) -> dict[str, Any]:
+    if name == "sex":
+        return {"type": ["string", "null"], "enum": [*SEXES, None]}
+    number: dict[str, Any] = {"type": ["number", "null"], "minimum": -_LARGEST, "maximum": _LARGEST}
+    if name == "age_years":
+        return {**number, "description": "Chronological age, years; outside 0 to 120 the row abstains"}
+    marker = next(marker for marker in panel.biomarkers if marker.name == name)
+    low, high = marker.plausible
+    text = f"{marker.title}, {marker.unit}; outside {low:g} to {high:g} the row abstains; null = not measured"
+    return {**number, "description": text}
+
+
+def _answer(clock: Clock) -> dict[str, Any]:
+    names = number_columns(clock.target)
+    columns: dict[str, Any] = {name: {"type": ["number", "null"]} for name in names}
+    columns["status"] = {"type": "string", "enum": ["ok", "warn", "abstain"]}
+    text = f"Reasons, separated by semicolons: {', '.join(reason_names(clock.panel))}"
+    columns["flags"] = {"type": "string", "description": text}
+    return _object(columns)
+
+
+def _error() -> dict[str, Any]:
+    detail = _object(
+        {"row": {"type": ["integer", "null"]}, "column": {"type": ["string", "null"]}, "rule": {"type": "string"}}
+    )
+    return _object(
+        {
+            "error_code": {"type": "string", "enum": list(STATUS)},
+            "message": {"type": "string"},
+            "request_id": {"type": "string"},
+            "details": {**_list(detail), "maxItems": MOST_DETAILS},
+        }
+    )
+
+
+def _plain(summary: str, *codes: str) -> dict[str, Any]:
+    found = {"200": {"description": summary, "content": {"text/plain": {"schema": {"type": "string"}}}}}
+    return {"get": {"summary": summary, "responses": found | _refusals(*_REFUSED_BY_ALL, *codes)}}
+
+
+def _refusals(*codes: str) -> dict[str, Any]:
+    """Replies by status; several codes may share one."""
+    by_status: dict[str, list[str]] = {}
+    for code in codes:
+        by_status.setdefault(str(STATUS[code]), []).append(code)
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {status: {"description": " or ".join(found), "content": content} for status, found in by_status.items()}
+
+
+def _object(properties: dict[str, Any], required: tuple[str, ...] | None = None) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties if required is None else required),
+        "additionalProperties": False,
+    }
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+def _csv_example(panel: Panel) -> str:
+    middle = [f"{(marker.plausible[0] + marker.plausible[1]) / 2:g}" for marker in panel.biomarkers]
+    return f"{','.join(input_columns(panel))}\n{','.join([*middle, SEXES[0], '50'])}\n"

@@ -1,0 +1,91 @@
+"""What the guard refuses: the codes, their status, and the body that says why without a value of the caller's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+
+STATUS = {
+    "MALFORMED_REQUEST": 400,
+    "SCHEMA_MISMATCH": 400,
+    "WRONG_HOST": 400,
+    "UNAUTHENTICATED": 401,
+    "FORBIDDEN": 403,
+    "NOT_FOUND": 404,
+    "METHOD_NOT_ALLOWED": 405,
+    "REQUEST_TIMEOUT": 408,
+    "TOO_LARGE": 413,
+    "UNSUPPORTED_MEDIA_TYPE": 415,
+    "RATE_LIMITED": 429,
+    "OVERLOADED": 429,
+    "MODEL_ERROR": 500,
+    "NOT_READY": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+MOST_DETAILS, MOST_BYTES = 20, 4096
+
+
+@dataclass(frozen=True)
+class Detail:
+    """One thing that is wrong: the row (from 0) and the column of the signature, where it has them, and the rule."""
+
+    row: int | None
+    column: str | None
+    rule: str
+
+
+class Refusal(Exception):
+    """A request that is not answered; nothing in it comes from the request but row numbers.
+
+    Attributes:
+        code: a key of ``STATUS``.
+        headers: of the reply, such as ``Retry-After``.
+        closes: the connection cannot be used again, as part of the request was not read.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        details: Sequence[Detail] = (),
+        *,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        closes: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.code, self.message, self.details = code, message, tuple(details)
+        self.headers, self.closes = tuple(headers), closes
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the code."""
+        return STATUS[self.code]
+
+    def body(self, request_id: str) -> bytes:
+        """The JSON body, with as many details as fit."""
+        details = [asdict(detail) for detail in self.details[:MOST_DETAILS]]
+        while True:
+            text = json.dumps(
+                {"error_code": self.code, "message": self.message, "request_id": request_id, "details": details}
+            ).encode()
+            if len(text) <= MOST_BYTES or not details:
+                return text
+            details.pop()
+
+
+def retry_after(seconds: int) -> tuple[tuple[bytes, bytes], ...]:
+    """The header that says when to come again."""
+    return ((b"retry-after", str(max(1, seconds)).encode()),)
+
+
+def raw_response(refusal: Refusal, request_id: str) -> bytes:
+    """The whole HTTP response, for a request that never became one; the connection is closed after it."""
+    body = refusal.body(request_id)
+    phrase = HTTPStatus(refusal.status).phrase
+    return (
+        f"HTTP/1.1 {refusal.status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        f"x-request-id: {request_id}\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\n"
+        "connection: close\r\n\r\n"
+    ).encode() + body
