@@ -178,6 +178,7 @@ class Training(Section):
     clip_norm: Positive
     mask_rate: Annotated[Number, Field(ge=0, lt=1)]
     input_noise: Annotated[Number, Field(ge=0)]
+    era_column: str | None
     recency_column: str | None
     recency_half_life: Positive
     max_skipped: Count

@@ -229,6 +229,8 @@ class _Columns:
         asked |= dict.fromkeys(config.cohort.exclude, "cohort.exclude")
         if config.split.by != "person" and config.split.column:
             asked[config.split.column] = "split.column"
+        if config.training.era_column:
+            asked[config.training.era_column] = "training.era_column"
         if config.training.recency_column:
             asked[config.training.recency_column] = "training.recency_column"
         numbers = ["age_years", *biomarkers, *_FOLLOW_UP]

@@ -14,10 +14,11 @@ from henaw.config import Config
 from henaw.data.panel import Panel
 from henaw.errors import BadInput
 from henaw.model.bins import BinsHead
-from henaw.model.calibration import fit_calibration
+from henaw.model.calibration import Calibration, fit_calibration
 from henaw.model.calibration import identity as no_calibration
 from henaw.model.clock import SEXES, Clock, TrainingRange, range_ends
-from henaw.model.ensemble import AGE_CENTER, AGE_SCALE, EnsembleShape
+from henaw.model.distribution import EnsembleDistribution
+from henaw.model.ensemble import AGE_CENTER, AGE_SCALE, EnsembleShape, forward
 from henaw.model.features import FeatureScaling, dependence, fit_scaling, raw_features
 from henaw.model.gap import GapRegression, fit_gap
 from henaw.model.hazard import MONTHS, fit_gompertz
@@ -28,6 +29,7 @@ from henaw.model.reference import LEAST_PUBLISHED, fit_reference
 from henaw.training.batches import TrainingData
 from henaw.training.checkpoints import Checkpoints
 from henaw.training.device import choose_device, use_threads
+from henaw.training.era import eras, without_era
 from henaw.training.microbatch import Halving, Place
 from henaw.training.recency import recency_weights
 from henaw.training.telemetry import Events
@@ -84,6 +86,7 @@ def fit_clock(
     if config.target == "mortality":
         years, died = follow_up(people, config.mortality.cap_years)
         hazard = fit_gompertz(age, years, died)
+    era = eras(people, calibration, config.training)
     shape = EnsembleShape(
         members=config.network.members,
         inputs=2 * len(scaling.center) + 1 + (hazard is not None),
@@ -91,12 +94,14 @@ def fit_clock(
         head=_head(config, age),
     )
 
+    trained_shape = replace(shape, inputs=shape.inputs + (era is not None))
+
     def set_up(_: int) -> tuple[EnsembleNetwork, TrainingData, TrainingData]:
         generator = torch.Generator().manual_seed(config.seed)
         return (
-            EnsembleNetwork(shape, config.network.dropout, generator).to(device),
-            training_data(people, panel, scaling, config, device),
-            training_data(calibration, panel, scaling, config, device),
+            EnsembleNetwork(trained_shape, config.network.dropout, generator).to(device),
+            training_data(people, panel, scaling, config, device, era and era[0]),
+            training_data(calibration, panel, scaling, config, device, era and era[1]),
         )
 
     network, trained_on, validated_on = Halving(1, events).do(1, set_up, lambda: None, Place("set-up", 0, 0))
@@ -105,19 +110,25 @@ def fit_clock(
     history = train(network, loss, trained_on, validated_on, config.training, config.seed, events, checkpoints)
     lowest, highest = np.array([range_ends(column) for column in biomarkers.T]).T
     youngest, oldest = range_ends(age)
-    raw = Clock(
+    weights = {name: values.astype(np.float64) for name, values in network.arrays().items()}
+    inputs = validated_on.inputs(slice(None)).cpu().numpy().astype(np.float64)
+    calibration_age = people_arrays(calibration, panel)[2]
+    outputs = forward(trained_shape, weights, inputs)  # everybody in their own era
+    found = EnsembleDistribution(shape.head, outputs, calibration_age, no_calibration())
+    levels, gap = _calibrated(found, calibration_age, config)
+    clock = Clock(
         panel=panel,
         scaling=scaling,
         shape=shape,
-        weights={name: values.astype(np.float64) for name, values in network.arrays().items()},
-        calibration=no_calibration(),
-        gap=GapRegression(0.0, 0.0),
+        weights=weights if era is None else without_era(weights),
+        calibration=levels,
+        gap=gap,
         hazard=hazard,
         trained_on=TrainingRange(lowest, highest, (int(np.floor(youngest)), int(np.floor(oldest)))),
         reference=fit_reference(biomarkers, sex, age),
         max_missing=config.scoring.max_missing,
     )
-    return _finished(raw, calibration, config), history
+    return clock, history
 
 
 def _head(config: Config, age: Array) -> Head:
@@ -138,21 +149,19 @@ def _head(config: Config, age: Array) -> Head:
     )
 
 
-def _finished(clock: Clock, people: pd.DataFrame, config: Config) -> Clock:
-    """Calibrate levels (age clock), then regress the gap of the calibrated median, on people not trained on."""
-    biomarkers, sex, age = people_arrays(people, clock.panel)
-    if clock.target == "age":
-        raw = clock.predict(biomarkers, sex, age)
+def _calibrated(found: EnsembleDistribution, age: Array, config: Config) -> tuple[Calibration, GapRegression]:
+    """The map of levels (age clock), then the regression of the calibrated gap, from people not trained on."""
+    if config.target == "age":
         settings = config.calibration
-        calibration = fit_calibration(
-            raw.uncalibrated_cdf(age),
-            raw.uncalibrated_median,
+        levels = fit_calibration(
+            found.uncalibrated_cdf(age),
+            found.uncalibrated_median,
             settings.bands,
             settings.least_people,
             settings.shrinkage,
         )
-        clock = replace(clock, calibration=calibration)
-    return replace(clock, gap=fit_gap(clock.predict(biomarkers, sex, age).median - age, age))
+        found = replace(found, calibration=levels)
+    return found.calibration, fit_gap(found.median - age, age)
 
 
 def follow_up(table: pd.DataFrame, cap_years: float) -> tuple[Array, Array]:
@@ -172,15 +181,22 @@ def follow_up(table: pd.DataFrame, cap_years: float) -> tuple[Array, Array]:
 
 
 def training_data(
-    table: pd.DataFrame, panel: Panel, scaling: FeatureScaling, config: Config, device: torch.device
+    table: pd.DataFrame,
+    panel: Panel,
+    scaling: FeatureScaling,
+    config: Config,
+    device: torch.device,
+    era: Array | None = None,
 ) -> TrainingData:
-    """A clean participant table as float32 tensors on ``device``."""
+    """A clean participant table as float32 tensors on ``device``; ``era`` (n,) is the last input where it is given."""
     biomarkers, sex, age = people_arrays(table, panel)
     scaled, present = scaling.apply(raw_features(panel, biomarkers))
     always, targets = [sex], [age]
     if config.target == "mortality":
         always.append((age - AGE_CENTER) / AGE_SCALE)
         targets += follow_up(table, config.mortality.cap_years)
+    if era is not None:
+        always.append(era)
 
     def tensor(values: Array) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)
