@@ -38,7 +38,7 @@ from henaw.data.files import (
 from henaw.data.handles import read_kept_open
 from henaw.data.locks import locked
 from henaw.data.panel import Panel
-from henaw.data.participants import key_fingerprint, load_or_create_key
+from henaw.data.participants import are_among, key_fingerprint, load_or_create_key
 from henaw.errors import EnvironmentProblem
 
 logger = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def remove_people(folder: Path, people: Set[str]) -> int:
     kept = {_ACCESSES_FILE}
     for seal in folder.glob("*.blake2b"):
         cohort, _ = _look(folder, seal.stem)
-        if cohort is not None and not cohort.table[PARTICIPANT].isin(list(people)).any():
+        if cohort is not None and not are_among(cohort.table[PARTICIPANT], people).any():
             kept |= {seal.name, _file(folder, seal.stem, seal.read_text()[:64]).name}
     gone = [path for path in folder.glob("*") if path.name not in kept and path.suffix != ".lock"]
     try:

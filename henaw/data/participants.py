@@ -11,10 +11,14 @@ import logging
 import os
 import secrets
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from henaw.data.files import create_once, private_folder
 from henaw.errors import BadInput, EnvironmentProblem
@@ -97,6 +101,12 @@ def pseudonyms(ids: pd.Series[str], key: bytes) -> pd.Series[str]:
     keyed = hmac.new(key, digestmod="sha256")  # copying it is cheaper than setting it up for each person
     known = [_pseudonym(keyed.copy(), person) for person in people.tolist()]
     return pd.Series(known, dtype="str").take(codes).set_axis(ids.index)
+
+
+def are_among(people: pd.Series[str] | pd.Index[str], known: Iterable[str]) -> NDArray[np.bool_]:
+    """Which of ``people`` are ``known``, (n,): what ``isin`` says, many times faster on hundreds of thousands."""
+    found: NDArray[np.bool_] = pc.is_in(pa.array(people, pa.string()), pa.array(known, pa.string())).to_numpy(False)
+    return found
 
 
 def _pseudonym(keyed: hmac.HMAC, person: str) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from henaw.data import cache, stored_splits
 from henaw.data.cohort import PARTICIPANT
 from henaw.data.files import write_atomically
-from henaw.data.participants import load_or_create_key, pseudonyms
+from henaw.data.participants import are_among, load_or_create_key, pseudonyms
 from henaw.data.trainings import trainings_with
 from henaw.data.withdrawals import read_ids_to_withdraw, remember_withdrawn, withdrawn_pseudonyms
 from henaw.errors import BadInput, EnvironmentProblem
@@ -90,7 +90,7 @@ def _remove_from_quarantine(state: Path, people: Set[str]) -> int:
             rows = pd.read_csv(path, dtype="str", keep_default_na=False)
         except (OSError, ValueError):
             raise EnvironmentProblem(f"{path}: cannot be read; look into it, and remove it") from None
-        kept = rows[~rows[PARTICIPANT].isin(list(people))]
+        kept = rows[~are_among(rows[PARTICIPANT], people)]
         if len(kept) < len(rows):
             write_atomically(path, lambda temporary, kept=kept: kept.to_csv(temporary, index=False))  # type: ignore[misc]
             changed += 1

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from henaw.data.cohort import PARTICIPANT, rows_with
-from henaw.data.participants import publishable
+from henaw.data.participants import are_among, publishable
 from henaw.errors import BadInput
 from henaw.settings import Split as SplitSettings
 
@@ -103,7 +103,7 @@ def split(
 def _known_sides(names: pd.Index[str], known: Mapping[str, pd.Index[str]]) -> NDArray[np.int8]:
     side = np.full(len(names), _NONE, np.int8)
     for name, people in known.items():
-        side[names.isin(people)] = SIDES.index(name)
+        side[are_among(names, people)] = SIDES.index(name)
     return side
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from henaw.config import Config
 from henaw.data.cohort import PARTICIPANT, source_kind
 from henaw.data.files import digest_values, private_folder, write_atomically
 from henaw.data.locks import locked
-from henaw.data.participants import PSEUDONYM_LENGTH, key_fingerprint, load_or_create_key
+from henaw.data.participants import PSEUDONYM_LENGTH, are_among, key_fingerprint, load_or_create_key
 from henaw.data.splits import SIDES, Split, split
 from henaw.errors import EnvironmentProblem, IntegrityError
 
@@ -47,10 +48,10 @@ def kept_split(table: pd.DataFrame, config: Config) -> Split:
     with locked(path.with_suffix(".lock"), config.state.lock_seconds):
         known = _read(path)
         parts = split(table, config.split, config.seed, known)
-        everyone = {side: known[side].union(people, sort=True) for side, people in parts.sides.items()}
-        strangers = sum(map(len, everyone.values())) - sum(map(len, known.values()))
+        new = {side: people[~are_among(people, known[side])] for side, people in parts.sides.items()}
+        strangers = sum(map(len, new.values()))
         if strangers:
-            _write(path, everyone)
+            _write(path, {side: known[side].append(new[side]) for side in SIDES})
     if strangers < table[PARTICIPANT].nunique():
         logger.info("split: people keep their sides of an earlier run; %d are new", strangers)
     return parts
@@ -67,7 +68,7 @@ def remove_people(state: Path, people: Set[str]) -> int:
     for path in sorted((state / _FOLDER).glob("*.json")):
         with locked(path.with_suffix(".lock"), 60.0):
             known = _read(path)
-            left = {side: members[~members.isin(list(people))] for side, members in known.items()}
+            left = {side: members[~are_among(members, people)] for side, members in known.items()}
             if any(len(left[side]) < len(known[side]) for side in SIDES):
                 _write(path, left)
                 changed += 1
@@ -105,7 +106,7 @@ def _read(path: Path) -> dict[str, pd.Index[str]]:
         raise IntegrityError(
             f"{path}: damaged; remove it for a split drawn anew, in which people who tested may train, or restore it"
         )
-    return {side: pd.Index(_cut(content["sides"][side]), dtype="str") for side in SIDES}
+    return {side: _cut(content["sides"][side]) for side in SIDES}
 
 
 def _write(path: Path, sides: dict[str, pd.Index[str]]) -> None:
@@ -121,5 +122,8 @@ def _is_whole(content: Any) -> bool:
         return False
 
 
-def _cut(text: str) -> list[str]:
-    return [text[start : start + PSEUDONYM_LENGTH] for start in range(0, len(text), PSEUDONYM_LENGTH)]
+def _cut(text: str) -> pd.Index[str]:
+    fixed, number = pa.binary(PSEUDONYM_LENGTH), len(text) // PSEUDONYM_LENGTH
+    people = pa.FixedSizeBinaryArray.from_buffers(fixed, number, [None, pa.py_buffer(text.encode())])
+    index: pd.Index[str] = pd.Index(people.cast(pa.binary()).cast(pa.string()).to_pandas(), dtype="str")
+    return index

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from henaw.data.files import digest_values, private_folder, write_atomically
 from henaw.data.locks import locked
-from henaw.data.participants import load_or_create_key, pseudonyms
+from henaw.data.participants import are_among, load_or_create_key, pseudonyms
 from henaw.errors import BadInput, EnvironmentProblem, IntegrityError
 
 LEDGER_FILE = "withdrawn.json"
@@ -50,9 +50,9 @@ class Withdrawals:
             BadInput: ids that break the rule.
             EnvironmentProblem: the pseudonym key cannot be read.
         """
-        gone = ids.isin(self.ids).to_numpy()
+        gone = are_among(ids, self.ids)
         if self.pseudonyms:
-            gone = gone | pseudonyms(ids, load_or_create_key(self.state)).isin(self.pseudonyms).to_numpy()
+            gone = gone | are_among(pseudonyms(ids, load_or_create_key(self.state)), self.pseudonyms)
         return gone
 
 
