@@ -82,7 +82,7 @@ def split(
     if settings.by != "person" and (unused := (may_train & (of_row == _TEST)).sum()):
         logger.info("split: %d training rows are of people who test, and are left out", unused)
     rows = [may_train & (of_row == _TRAIN), may_train & (of_row == _CALIBRATION), may_test & (of_row == _TEST)]
-    people = {name: len(np.unique(person[chosen])) for name, chosen in zip(SIDES, rows, strict=True)}
+    people = {name: int(_among(person[chosen], len(names)).sum()) for name, chosen in zip(SIDES, rows, strict=True)}
     for name, count in people.items():
         if not count:
             raise BadInput(
