@@ -60,6 +60,7 @@ class Lifecycle:
         self._served: Served | None = None
         self._task: asyncio.Task[None] | None = None
         self._stop_server: Callable[[int], None] = lambda _: None
+        self._handlers_before: dict[int, Any] = {}
 
     @property
     def leaves(self) -> bool:
@@ -96,6 +97,9 @@ class Lifecycle:
 
     async def stop(self) -> None:
         """End what ``start`` began."""
+        for number, handler in self._handlers_before.items():
+            signal.signal(number, handler)
+        self._handlers_before = {}
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -136,7 +140,8 @@ class Lifecycle:
         """Stand in front of uvicorn's handlers, which stop at once: drain first; a second signal stops at once."""
         if threading.current_thread() is not threading.main_thread():
             return
-        before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        before: dict[int, Any] = {int(number): signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._handlers_before = dict(before)
 
         def stop_server(number: int) -> None:
             handler = before[number]

@@ -47,22 +47,22 @@ def malformed(message: str) -> Refusal:
     return Refusal("MALFORMED_REQUEST", message)
 
 
-def require_shallow(value: Any) -> None:
+def require_shallow(value: dict[str, Any] | list[Any]) -> None:
     """Refuse ``value`` where it is nested too deep: asked only of what the schema does not know, which is never deep.
 
     Raises:
         Refusal: ``MALFORMED_REQUEST``.
     """
-    level, depth = [value], 0
-    while level:
-        level = [
-            part
-            for outer in level
-            if isinstance(outer, dict | list)
-            for part in (outer.values() if isinstance(outer, dict) else outer)
-        ]
+    level: list[Any] = [value]
+    depth = 1
+    while level := [
+        part
+        for outer in level
+        for part in (outer.values() if isinstance(outer, dict) else outer)
+        if isinstance(part, dict | list)
+    ]:
         depth += 1
-        if depth > MOST_NESTING + 1:
+        if depth > MOST_NESTING:
             raise malformed(f"the body is nested deeper than {MOST_NESTING}")
 
 
