@@ -79,7 +79,7 @@ def _evaluated(
     distribution = clock.predict(biomarkers, sex, age)
     people, participants = People.of(test), test["participant"].to_numpy(dtype=object)
     number = people_in(participants, np.ones(len(test), dtype=np.bool_))
-    ours = _ours(clock, distribution, people, coverages)
+    ours = own_prediction(clock, distribution, people, coverages)
     figures: dict[str, Estimate] = {}
     references: dict[str, Reference] = {}
     deciles: dict[int, pd.DataFrame] = {}
@@ -105,7 +105,10 @@ def _evaluated(
     return Evaluated(report, clock, people, distribution, biomarkers, sex)
 
 
-def _ours(clock: Clock, distribution: EnsembleDistribution, people: People, coverages: Sequence[float]) -> Prediction:
+def own_prediction(
+    clock: Clock, distribution: EnsembleDistribution, people: People, coverages: Sequence[float]
+) -> Prediction:
+    """What ``clock`` says of ``people``, in the form in which clocks are compared."""
     median, title = distribution.median, "this clock"
     if clock.hazard is None:
         scores = age_scores(distribution, people.age, coverages)

@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +24,16 @@ from henaw.errors import BadInput, HenawError
 from henaw.model.answers import DEFAULT_COVERAGE, answer, input_columns, number_columns
 from henaw.model.clock import Clock, Target
 from henaw.model.storage import CLOCK_FOLDER, load_clock
+from henaw.registry.locking import aliases_locked
+from henaw.registry.manifest import MANIFEST_TAG, seal
 from henaw.registry.tracking import require_models
 
 logger = logging.getLogger(__name__)
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 GOLDEN = "henaw_golden"  # metadata of the model: what it answered to its own example when it was registered
-_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # no such model; no such alias
+CARD_FOLDER = "card"  # its name among the artifacts of a registered model
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # no such model; no such alias
 SERVING_PACKAGES = (
     "mlflow",
     "numpy",
@@ -83,11 +87,17 @@ def input_example(clock: Clock) -> pd.DataFrame:
     return rows.assign(sex=["female", "male"], age_years=[50.0, 50.0])
 
 
-def register(clock_folder: Path, name: str, tags: dict[str, str]) -> Version:
+def register(clock_folder: Path, name: str, tags: dict[str, str], card: Mapping[str, str] | None = None) -> Version:
     """Add a version of registered model ``name`` made from the clock in ``clock_folder``.
 
     It is logged to the active run, verified by loading it back and answering its own example, and only then registered,
-    as ``challenger``, and as ``champion`` where the model has none.
+    as ``challenger``, and as ``champion`` where the model has none. A digest of all its files is among its tags.
+
+    Args:
+        clock_folder: from ``save_clock``.
+        name: of the registered model.
+        tags: of the version; nothing of a participant may be in them.
+        card: texts of the model card by file name, which become part of the version.
 
     Raises:
         IntegrityError: the clock's files do not match their manifest.
@@ -96,10 +106,13 @@ def register(clock_folder: Path, name: str, tags: dict[str, str]) -> Version:
     clock = load_clock(clock_folder)
     example = input_example(clock)
     with tempfile.TemporaryDirectory(prefix="henaw-") as temporary:
+        artifacts = {CLOCK_FOLDER: str(clock_folder)}
+        if card:
+            artifacts[CARD_FOLDER] = str(_written(card, Path(temporary) / CARD_FOLDER))
         logged = mlflow.pyfunc.log_model(
             name=name,
             python_model=str(Path(henaw.__file__).parent / "registry" / "scoring_model.py"),
-            artifacts={CLOCK_FOLDER: str(clock_folder)},
+            artifacts=artifacts,
             code_paths=[str(_own_code(Path(temporary)))],
             signature=signature(clock.panel, clock.target),
             input_example=example,
@@ -108,14 +121,18 @@ def register(clock_folder: Path, name: str, tags: dict[str, str]) -> Version:
             tags=tags,
         )
     _require_faithful(logged.model_uri, clock, example)
+    with tempfile.TemporaryDirectory(prefix="henaw-") as temporary:
+        whole = mlflow.artifacts.download_artifacts(artifact_uri=logged.model_uri, dst_path=temporary)
+        tags = tags | {MANIFEST_TAG: seal(Path(whole))}
     client = MlflowClient()
     created = mlflow.register_model(logged.model_uri, name, tags=tags)
     number = int(created.version)
     aliases = [CHALLENGER]
-    client.set_registered_model_alias(name, CHALLENGER, str(number))
-    if champion_version(name) is None:
-        client.set_registered_model_alias(name, CHAMPION, str(number))
-        aliases.append(CHAMPION)
+    with aliases_locked(name):
+        client.set_registered_model_alias(name, CHALLENGER, str(number))
+        if champion_version(name) is None:
+            client.set_registered_model_alias(name, CHAMPION, str(number))
+            aliases.append(CHAMPION)
     logger.info("registered %s version %d (%s)", name, number, ", ".join(aliases))
     return Version(name, number, tuple(aliases))
 
@@ -125,7 +142,7 @@ def champion_version(name: str) -> int | None:
     try:
         return int(MlflowClient().get_model_version_by_alias(name, CHAMPION).version)
     except MlflowException as error:
-        if error.error_code in _ABSENT:  # anything else must not pass for "no champion yet"
+        if error.error_code in ABSENT:  # anything else must not pass for "no champion yet"
             return None
         raise
 
@@ -169,6 +186,13 @@ def load_version(uri: str) -> Clock:
             return load_clock(Path(folder))
     except (MlflowException, OSError) as error:
         raise BadInput(f"model {uri!r}: no such model of HENAW's in the registry ({type(error).__name__})") from None
+
+
+def _written(texts: Mapping[str, str], folder: Path) -> Path:
+    folder.mkdir()
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
 
 
 def _own_code(folder: Path) -> Path:

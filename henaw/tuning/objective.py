@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,8 +25,8 @@ from henaw.errors import BadInput
 from henaw.evaluation.age_scores import coverage_scores
 from henaw.evaluation.concordance import harrell_c
 from henaw.evaluation.cox import partial_likelihood_loss
+from henaw.evaluation.latency import latency_ms
 from henaw.evaluation.metrics import crps_from_quantiles, midpoint_levels
-from henaw.model.answers import DEFAULT_COVERAGE, answer, input_columns
 from henaw.model.clock import Clock
 from henaw.settings import Study
 from henaw.training.failures import Diverged, MemoryExhausted, is_out_of_memory
@@ -41,7 +40,6 @@ Array = NDArray[np.float64]
 OBJECTIVES = {"age": ("crps",), "mortality": ("partial_likelihood", "concordance")}
 COVERAGE = 0.9
 _CRPS_LEVELS = 100
-_LATENCY_ROWS = 30  # answered one by one; the median is the latency
 _MIB = 2**20
 
 
@@ -129,18 +127,6 @@ def trial_work(
         return Outcome(value, constraints=_constraints(config.study, facts), facts=facts)
 
     return work
-
-
-def latency_ms(clock: Clock, rows: int = _LATENCY_ROWS) -> float:
-    """Median time to answer one row in this process, in milliseconds."""
-    row = pd.DataFrame([clock.trained_on.lowest], columns=list(clock.panel.names)).assign(sex="female", age_years=50.0)
-    row = row[list(input_columns(clock.panel))]
-    taken = []
-    for _ in range(rows + 1):
-        began = time.perf_counter()
-        answer(clock, row, DEFAULT_COVERAGE)
-        taken.append(time.perf_counter() - began)
-    return 1000 * float(np.median(taken[1:]))  # the first warms up
 
 
 def _constraints(study: Study, facts: dict[str, Any]) -> dict[str, float]:
