@@ -37,7 +37,7 @@ def test_quantiles_worked_by_hand() -> None:
         (THREE, [20, 30, 40, 45]),
         (ONE, [49.5, 50.5]),
         (BinsHead(19.5, 20.5, 0.25), [19.5, 19.75, 20, 20.25, 20.5]),
-        (BinsHead(0.0, 0.7, 0.1), np.arange(8) / 10),
+        (BinsHead(0.0, 1.1, 0.1), np.arange(12) / 10),
     ],
     ids=["narrow last", "wider than the support", "quarters", "tenths, which binary fractions only come near"],
 )
@@ -69,6 +69,8 @@ def test_a_bin_that_underflows_is_jumped_over(gone: float) -> None:
     ends = of(THREE, levels, np.array([0.0, gone, 0.0]))
     np.testing.assert_allclose(ends, [20, 20, 25, 30, 40, 42.5, 45, 45], atol=1e-4)
     np.testing.assert_allclose(of(THREE, levels, np.array([gone, 0.0, gone]))[[0, 2, 5, 7]], [30, 32.5, 37.5, 40])
+    on_the_edge = np.array([[[0.0, gone, 0.0]]]), np.zeros(1), np.zeros(1)
+    assert THREE.quantiles(*on_the_edge).item() == THREE.quantiles_at(*on_the_edge).item() == 40
 
 
 @given(data=st.data())
