@@ -37,9 +37,9 @@ def test_quantiles_worked_by_hand() -> None:
         (THREE, [20, 30, 40, 45]),
         (ONE, [49.5, 50.5]),
         (BinsHead(19.5, 20.5, 0.25), [19.5, 19.75, 20, 20.25, 20.5]),
-        (BinsHead(0.0, 1.1, 0.1), np.arange(12) / 10),
+        (BinsHead(0.0, 2.1, 0.3), np.arange(8) * 0.3),
     ],
-    ids=["narrow last", "wider than the support", "quarters", "tenths, which binary fractions only come near"],
+    ids=["narrow last", "wider than the support", "quarters", "seven bins, though 2.1 / 0.3 is more than 7"],
 )
 def test_bins_cover_the_support_and_the_last_may_be_narrower(head: BinsHead, edges: list[float]) -> None:
     np.testing.assert_allclose(head.edges, edges, rtol=1e-15, atol=1e-12)
