@@ -49,6 +49,7 @@ class Lifecycle:
 
     Attributes:
         failure: why there is nothing to serve, once that is known.
+        at_closing: called when ``closing`` begins.
     """
 
     def __init__(self, load: Load, metrics: Metrics, *, reload_seconds: float, drain_seconds: float) -> None:
@@ -57,6 +58,7 @@ class Lifecycle:
         self._reload_seconds, self._drain_seconds = reload_seconds, drain_seconds
         self.phase: Literal["starting", "ready", "draining", "closing"] = "starting"
         self.failure: Exception | None = None
+        self.at_closing: Callable[[], None] = lambda: None
         self._served: Served | None = None
         self._task: asyncio.Task[None] | None = None
         self._stop_server: Callable[[int], None] = lambda _: None
@@ -169,4 +171,5 @@ class Lifecycle:
 
     def _close(self, number: int) -> None:
         self.phase = "closing"
+        self.at_closing()
         asyncio.get_running_loop().call_later(_CLOSING_SECONDS, self._stop_server, number)

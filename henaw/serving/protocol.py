@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_HEADER_BYTES = 1 << 16
 HEADER_SECONDS = 5.0
+LEAVING_SECONDS = 0.5
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -54,6 +55,13 @@ class GuardedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
         return waiting and self.transport.get_extra_info("sslcontext") is None
 
+    def shutdown(self) -> None:
+        """The server leaves: a connection that is idle may have a request under way, which is answered or told so."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(LEAVING_SECONDS, self._close_if_idle)
+        else:
+            self.cycle.keep_alive = False
+
     def on_message_begin(self) -> None:
         """The first byte of a request on a connection that is kept open."""
         super().on_message_begin()
@@ -84,6 +92,10 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse(Refusal("REQUEST_TIMEOUT", f"the headers took longer than {HEADER_SECONDS:g} s"))
         elif not self.transport.is_closing():
             self.transport.close()  # it has asked nothing: there is nothing to answer
+
+    def _close_if_idle(self) -> None:
+        if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
+            self.transport.close()
 
     def _refuse(self, refusal: Refusal) -> None:
         self._headers_done()

@@ -1,0 +1,54 @@
+"""The socket that is listened on: taken before anything else, and left so that nobody waits at a closed door."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import socket
+import struct
+import sys
+
+from henaw.errors import EnvironmentProblem
+
+logger = logging.getLogger(__name__)
+
+_ATTACH_FILTER = 26  # SO_ATTACH_FILTER of Linux; the module socket has no name for it
+_DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)  # one instruction of classic BPF: return 0
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to ``host`` and ``port`` (0: any that is free).
+
+    Raises:
+        EnvironmentProblem: the port is taken, or the address is not of this machine.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except (OSError, OverflowError) as error:
+        bound.close()
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise EnvironmentProblem(f"{host}:{port}: cannot be listened on: {reason}") from None
+    bound.set_inheritable(True)
+    return bound
+
+
+def let_nobody_in(bound: socket.socket) -> None:
+    """Let no connection begin any more, on Linux; those that wait to be accepted still are.
+
+    Without this the kernel accepts for us until the socket is closed, and then resets whoever it had let in. So it
+    drops the first packet; the client's second, a second later, finds nobody listening.
+    """
+    if sys.platform != "linux":
+        return
+    program = ctypes.create_string_buffer(_DROP_ALL)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
+    except OSError as error:
+        logger.debug("no filter on the listening socket: %s", error.strerror)
+
+
+def shown(host: str) -> str:
+    """``host`` as an URL has it."""
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,26 @@
+"""``henaw serve`` as a program, with a clock that nobody trained in place of the registry, and short patience."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from henaw.config import load_config
+from henaw.console import run_command
+from henaw.serving import protocol, server
+from henaw.serving.lifecycle import Served
+from tests.serving.guarded import TRYING, served
+
+HEADER_SECONDS = 0.5
+
+
+def loader(_: str) -> Callable[[int | None], Served | None]:
+    return lambda current: served(clock=TRYING) if current is None else None
+
+
+if __name__ == "__main__":
+    server.registry_loader = loader  # type: ignore[assignment]
+    protocol.HEADER_SECONDS = HEADER_SECONDS
+    host, port, overrides = sys.argv[1:]
+    config = load_config("default", "", overrides)
+    sys.exit(run_command(lambda: server.serve(config, "models:/henaw@champion", host, int(port))))
