@@ -147,7 +147,7 @@ def _same_folder(program: str) -> bool:
 
 
 def _tracking(_: Path) -> Finding:
-    from henaw.registry.tracking import require_tracking, store_to_be_made
+    from henaw.registry.stores import require_tracking, store_to_be_made
 
     try:
         if (uri := store_to_be_made()) is not None:  # looking must not make it

@@ -261,3 +261,4 @@ class Tracking(Section):
 
     experiment: Annotated[str, Field(min_length=1)]
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None
+    system_seconds: Annotated[Number, Field(ge=0)]

@@ -15,6 +15,7 @@ from henaw.data.stored_splits import kept_split
 from henaw.evaluation import training_plots
 from henaw.model.clock import Clock
 from henaw.registry import tracking
+from henaw.registry.run_events import TrackingEvents
 from henaw.training.checkpoints import Checkpoints
 from henaw.training.fit import fit_clock
 from henaw.training.history import read_history
@@ -79,7 +80,7 @@ def run(config: Config, panel: Panel, table: pd.DataFrame, progress: ProgressLin
         table.iloc[parts.calibration],
         panel,
         config,
-        Listeners([tracking.TrackingEvents(), ProgressEvents(progress), WayOn(checkpoints.folder.name)]),
+        Listeners([TrackingEvents(), ProgressEvents(progress), WayOn(checkpoints.folder.name)]),
         checkpoints,
     )
     history = list(read_history(checkpoints.history_path))

@@ -19,6 +19,7 @@ from henaw.registry.versions import Version, register
 def run(config: Config, clock_folder: Path, tags: dict[str, str]) -> Version:
     """Register the clock saved in ``clock_folder`` from the active run."""
     version = register(clock_folder, config.model_name, tags)
+@tracking.store_needed()
     tracking.set_tags({"henaw.model_version": str(version.number)})
     return version
 

@@ -23,6 +23,7 @@ from henaw.evaluation.report import Report
 from henaw.model.storage import CLOCK_FOLDER, save_clock
 from henaw.registry import tracking
 from henaw.registry.resuming import settings_to_resume
+from henaw.registry.stores import require_tracking
 from henaw.registry.versions import Version
 from henaw.training.checkpoints import Checkpoints
 from pipelines import cache, evaluate, fit, register, validate
@@ -75,7 +76,7 @@ def config_to_resume(run_id: str, profile: str, data: str, overrides: str) -> Co
         raise BadInput(f"resume: expected the id of a run, found {run_id!r}")
     if profile != "default" or overrides:
         raise BadInput("resume: a run goes on with its own settings; leave profile and overrides away")
-    tracking.require_tracking()
+    require_tracking()
     values = yaml.safe_load(settings_to_resume(run_id))
     if data:
         values["source"]["data"] = data

@@ -12,7 +12,7 @@ from henaw.console import ProgressLine, run_stage
 from henaw.data.cache import cache_folder, cache_key, load
 from henaw.data.files import private_folder, write_atomically
 from henaw.data.panel import load_panel
-from henaw.registry import tracking
+from henaw.registry.stores import require_tracking
 from henaw.registry.trial_runs import study_run
 from henaw.training.telemetry import Events
 from henaw.tuning import plots
@@ -41,7 +41,7 @@ class _Shown(Events):
 
 def run(config: Config, extends: str = "default") -> str:
     """Search; the result goes to the study's run and to a local file. Returns what a person reads at the end."""
-    tracking.require_tracking()
+    require_tracking()
     panel = load_panel(config.panel, asset_folder("mlproject") / "panels")
     space, objective = load_space(config), objective_name(config)
     name = study_name(config, panel, space, objective)

@@ -26,8 +26,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "MLproject").write_text("name: x\n", encoding="utf-8")
     (tmp_path / "mlproject").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("henaw.registry.tracking.require_tracking", lambda: "sqlite:///mlflow.db")
-    monkeypatch.setattr("henaw.registry.tracking.store_to_be_made", lambda: None)
+    monkeypatch.setattr("henaw.registry.stores.require_tracking", lambda: "sqlite:///mlflow.db")
+    monkeypatch.setattr("henaw.registry.stores.store_to_be_made", lambda: None)
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     return tmp_path
 
@@ -138,7 +138,7 @@ def test_a_tracking_server_that_does_not_answer_fails(project: Path, monkeypatch
     def silent() -> str:
         raise EnvironmentProblem("tracking server http://127.0.0.1:9 does not answer")
 
-    monkeypatch.setattr("henaw.registry.tracking.require_tracking", silent)
+    monkeypatch.setattr("henaw.registry.stores.require_tracking", silent)
     found = finding(project, "tracking")
     assert (found.grade, found.found) == ("fail", "tracking server http://127.0.0.1:9 does not answer")
     assert "MLFLOW_TRACKING_URI" in found.advice

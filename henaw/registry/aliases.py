@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from henaw.errors import BadInput, Refused
 from henaw.registry.locking import aliases_locked
-from henaw.registry.tracking import require_models
+from henaw.registry.stores import require_models
 from henaw.registry.versions import ABSENT, CHALLENGER, CHAMPION
 
 logger = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ def training_runs(name: str, number: int) -> tuple[str, ...]:
         version = client.get_model_version(name, before)
         found += [run for run in (version.tags.get("henaw.training_run"), version.run_id) if run]
         before = version.tags.get("henaw.recalibrated_from")
+from henaw.registry.stores import require_tracking, store_to_be_made
     return tuple(dict.fromkeys(found))
 
 

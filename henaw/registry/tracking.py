@@ -1,121 +1,66 @@
-"""The only writer of MLflow runs: one parent run a command, a child run a stage, metrics in batches."""
+"""The only writer of runs: one parent run a command, a child run a stage, and a store that may go away meanwhile."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import socket
+import shutil
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import urlsplit
 
-import filelock
 import mlflow
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.tracking.fluent import _active_run_stack
 
 from henaw import __version__
 from henaw.config import Config
 from henaw.errors import BadInput, EnvironmentProblem
 from henaw.evaluation import style
+from henaw.registry.breaker import Away
+from henaw.registry.delivery import LOCAL_TAG, is_away
+from henaw.registry.replay import replay, spool_folder, unsent
 from henaw.registry.resuming import STAGE_TAG, go_on_in, stopped_child
-from henaw.training.telemetry import Events, OutOfMemory
+from henaw.registry.spool import Entry, Spool
+from henaw.registry.stores import bounded_requests, require_tracking, without_secret
+from henaw.registry.system_metrics import SystemMetrics
+from henaw.registry.writer import Writer
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 10.0  # a tracking server that takes longer counts as not answering
-DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-BATCH = 1000  # most metrics that MLflow takes in one call
 VERSION_TAG = "henaw.version"
 
 
-def require_tracking() -> str:
-    """Make sure that runs can be written before any work is done, and return the tracking URI.
+@dataclass
+class _Session:
+    """What a command has open: its writer, and its runs from the outermost in."""
 
-    A server must accept a connection. The schema of a database is created here, under a lock, so that processes that
-    start together do not race for it.
+    name: str
+    writer: Writer
+    runs: list[str] = field(default_factory=list)
+    resumed: bool = False
 
-    Raises:
-        EnvironmentProblem: the server or database does not answer.
-    """
-    uri = mlflow.get_tracking_uri()
-    shown = _without_secret(uri)
-    parts = urlsplit(uri)
-    try:
-        _knock(uri)
-    except (OSError, ValueError) as error:
-        raise EnvironmentProblem(
-            f"tracking server {shown} does not answer ({type(error).__name__}); start it or set MLFLOW_TRACKING_URI"
-        ) from None
-    try:
-        if parts.scheme == "sqlite":
-            with filelock.FileLock(f"{parts.path[1:]}.lock", timeout=120):
-                MlflowClient(uri).search_experiments(max_results=1)
-        else:
-            MlflowClient(uri).search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError, OSError, ImportError, filelock.Timeout) as error:
-        raise EnvironmentProblem(
-            f"tracking server {shown} does not answer as MLflow ({type(error).__name__}); check MLFLOW_TRACKING_URI"
-        ) from None
-    return shown
+    def put(self, entry: Entry, run: str | None = None) -> int:
+        """Have ``entry`` of run ``run``, by default the innermost, written."""
+        return self.writer.put({"run": run or self.runs[-1], "time": int(time.time() * 1000), **entry})
 
 
-def store_to_be_made() -> str | None:
-    """The tracking URI where it is an SQLite file that does not exist yet, else None."""
-    uri = mlflow.get_tracking_uri()
-    parts = urlsplit(uri)
-    return uri if parts.scheme == "sqlite" and not Path(parts.path[1:]).exists() else None
+_session: _Session | None = None
 
 
-def require_models() -> None:
-    """Make sure that there is a store to look for models in; none is made by looking.
-
-    Raises:
-        BadInput: the SQLite file that models would be in does not exist.
-        EnvironmentProblem: the server or database does not answer.
-    """
-    if (uri := store_to_be_made()) is not None:
-        raise BadInput(f"{uri}: no such model store yet; train first, or set MLFLOW_TRACKING_URI to where models are")
-    require_tracking()
-
-
-def answers() -> bool:
-    """Whether the tracking store answers a knock at this moment."""
-    try:
-        _knock(mlflow.get_tracking_uri())
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _knock(uri: str) -> None:
-    """Raise ``OSError`` soon where nobody answers: MLflow's own client would try for minutes."""
-    parts = urlsplit(uri)
-    if parts.scheme in ("http", "https"):
-        with contextlib.suppress(urllib.error.HTTPError):  # an answer, if not a friendly one
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()  # noqa: S310 (the scheme is checked)
-    elif parts.scheme.partition("+")[0] in DATABASE_PORTS:
-        port = parts.port or DATABASE_PORTS[parts.scheme.partition("+")[0]]
-        socket.create_connection((parts.hostname or "localhost", port), timeout=ANSWER_SECONDS).close()
-
-
-def _without_secret(uri: str) -> str:
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    return uri.replace(f":{parts.password}@", ":***@")
+def session() -> _Session:
+    """What the command has open."""
+    assert _session is not None, "opened by parent_run"
+    return _session
 
 
 @contextmanager
@@ -123,39 +68,166 @@ def parent_run(config: Config, name: str, resume: str = "") -> Iterator[str]:
     """The run of a command: the one that ``mlflow run`` opened, or a new one in ``tracking.experiment``.
 
     It holds the resolved settings and is closed as FAILED when the block raises. With ``resume``, the id of a run, it
-    is that one, and the one that ``mlflow run`` opened only says so. Yields the run's id.
+    is that one, and the one that ``mlflow run`` opened only says so. Yields the run's id. What is logged in the block
+    goes into a spool in ``state.folder`` and from there to the store, however often that goes away meanwhile.
+
+    Raises:
+        EnvironmentProblem: the store does not answer at the start.
     """
-    require_tracking()
+    global _session
+    store, before = require_tracking(), _session
+    with bounded_requests(), ExitStack() as open_things:
+        with store_needed():
+            if resume:
+                _send_what_is_left(config, resume)
+            run = _opened(config, name, resume)
+        header = {"run": run.info.run_id, "stage": name, "store": store}
+        spool = Spool(spool_folder(Path(config.state.folder), run.info.run_id), header)
+        others = partial(_left_by_others, Path(config.state.folder), header)
+        _session = mine = _Session(name, Writer(spool, MlflowClient(), others), [run.info.run_id], bool(resume))
+        open_things.callback(_close, mine, before)
+        with _ending(mine):
+            # a run that `mlflow run` opened has not got the plugin's tag
+            set_tags({STAGE_TAG: name, VERSION_TAG: __version__})
+            log_text(config.to_yaml(), "config.yaml")
+            if config.tracking.system_seconds > 0:
+                open_things.enter_context(_system_metrics(mine, config.tracking.system_seconds))
+            yield run.info.run_id
+
+
+def _opened(config: Config, name: str, resume: str) -> mlflow.ActiveRun:
     if resume:
         go_on_in(resume)
     elif "MLFLOW_RUN_ID" not in os.environ:
         mlflow.set_experiment(config.tracking.experiment)
     new = not resume and "MLFLOW_RUN_ID" not in os.environ
-    with mlflow.start_run(run_id=resume or None, run_name=name if new else None) as run:
-        # a run that `mlflow run` opened has not got the plugin's tag
-        mlflow.set_tags({STAGE_TAG: name, VERSION_TAG: __version__})
-        mlflow.log_text(config.to_yaml(), "config.yaml")
-        yield run.info.run_id
+    return mlflow.start_run(run_id=resume or None, run_name=name if new else None, log_system_metrics=False)
+
+
+def _send_what_is_left(config: Config, run: str) -> None:
+    """What a run that goes on logged last must be there before it does: which children it has, for one."""
+    for left in unsent(Path(config.state.folder)):
+        if left.run == run:
+            replay(left, left.store)
+
+
+def _left_by_others(state: Path, own: dict[str, str]) -> list[Path]:
+    return [left.folder for left in unsent(state) if left.store == own["store"] and left.run != own["run"]]
+
+
+def _close(mine: _Session, before: _Session | None) -> None:
+    global _session
+    _session = before
+    if not mine.writer.close():
+        logger.warning(
+            "run %s is not whole in the tracking store, which is away; the rest is kept in %s: "
+            "the next run writes it, or `henaw runs replay`",
+            mine.runs[0],
+            mine.writer.spool.folder,
+        )
 
 
 @contextmanager
 def child_run(stage: str) -> Iterator[str]:
     """A child of the active run for one stage, closed as FAILED when the block raises. Yields its id.
 
-    Where the active run goes on after a stop, so does its child of that stage.
+    Where the active run goes on after a stop, so does its child of that stage. Where the store is away, the child is
+    opened when it is back, and the id is a local one until then.
     """
-    with mlflow.start_run(run_id=stopped_child(stage), run_name=stage, nested=True) as run:
-        mlflow.set_tags({STAGE_TAG: stage, VERSION_TAG: __version__})
+    mine = session()
+    tags = {STAGE_TAG: stage, VERSION_TAG: __version__}
+    local = f"local-{uuid.uuid4().hex}"
+
+    def opened() -> str:
+        known = stopped_child(stage)
+        run = mlflow.start_run(
+            run_id=known, run_name=stage, nested=True, tags=tags | {LOCAL_TAG: local}, log_system_metrics=False
+        )
+        return str(run.info.run_id)
+
+    try:
+        run = mine.writer.call(opened)
+    except Away:
+        run = local
+        mine.put({"opened": {"parent": mine.runs[0], "name": stage, "tags": resolve_tags(tags)}}, run)
+    mine.runs.append(run)
+    with _ending(mine):
         started = time.perf_counter()
-        yield run.info.run_id
-        mlflow.log_metric("stage_seconds", time.perf_counter() - started)
+        yield run
+        log_metrics({"stage_seconds": time.perf_counter() - started})
 
 
-def log_metrics(metrics: dict[str, float]) -> None:
+@contextmanager
+def _ending(mine: _Session) -> Iterator[None]:
+    """The innermost run ends with the block, as FAILED where that raises."""
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    finally:
+        mine.put({"ended": status})
+        run = mine.runs[-1] if len(mine.runs) == 1 else mine.runs.pop()
+        # `mlflow.end_run` would ask the store, which may be away
+        stack = _active_run_stack.get()
+        stack[:] = [active for active in stack if active.info.run_id != run]
+
+
+@contextmanager
+def _system_metrics(mine: _Session, seconds: float) -> Iterator[None]:
+    def put(metrics: dict[str, float], step: int) -> None:
+        for run in {mine.runs[0], mine.runs[-1]}:
+            mine.put({"metrics": metrics, "step": step}, run)
+
+    sampler = SystemMetrics(mine.runs[0], seconds, mine.resumed, put)
+    sampler.start()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        sampler.finish()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def store_needed() -> Iterator[None]:
+    """A block (as a decorator: a function) that asks the store itself and cannot do without its answer.
+
+    All that was logged is written before; a child run that was opened while the store was away becomes MLflow's active
+    run.
+
+    Raises:
+        EnvironmentProblem: the store is away, or goes away.
+    """
+    mine = _session
+    try:
+        if mine is not None:
+            if not mine.writer.drain():
+                raise Away("what was logged before is not written yet")
+            _become_known(mine)
+        yield
+    except Exception as error:
+        if not isinstance(error, Away) and not is_away(error):
+            raise
+        way_on = "give the same command again"
+        if mine is not None and mine.name == "train":
+            way_on = f"go on where this run stopped: mlflow run . -e train -P resume={mine.runs[0]}"
+        raise EnvironmentProblem(
+            f"tracking server {without_secret(mlflow.get_tracking_uri())} went away where it is needed "
+            f"({type(error).__name__}); start it and {way_on}"
+        ) from error
+
+
+def _become_known(mine: _Session) -> None:
+    """Make the innermost run MLflow's active one, should it have been opened while the store was away."""
+    run = mine.writer.spool.names.get(mine.runs[-1], mine.runs[-1])
+    if run != mine.runs[-1]:
+        mine.runs[-1] = run
+        mlflow.start_run(run_id=run, nested=True, log_system_metrics=False)
+
+
+def log_metrics(metrics: dict[str, float], step: int = 0) -> None:
     """Metrics of the active run; not-finite ones (undefined on so few people) are left out."""
     finite = {name: float(value) for name, value in metrics.items() if value == value and abs(value) != float("inf")}
     if finite:
-        mlflow.log_metrics(finite)
+        session().put({"metrics": finite, "step": step})
 
 
 def log_params(params: dict[str, str | int | float | None]) -> None:
@@ -164,41 +236,41 @@ def log_params(params: dict[str, str | int | float | None]) -> None:
     Raises:
         BadInput: a run that goes on has another value of one.
     """
-    try:
-        mlflow.log_params(params)
-    except MlflowException as error:
-        if error.error_code != "INVALID_PARAMETER_VALUE":
-            raise
-        raise BadInput(
-            f"parameters {', '.join(params)}: this run has other ones; expected the people it began with"
-        ) from None
+    mine = session()
+    number = mine.put({"params": params})
+    if mine.writer.drain() and number in mine.writer.refused:
+        raise BadInput(f"parameters {', '.join(params)}: this run has other ones; expected the people it began with")
 
 
 def log_text(text: str, name: str) -> None:
     """A text artifact of the active run."""
-    mlflow.log_text(text, name)
+    session().put({"text": text, "name": name})
 
 
 def log_json(value: dict[str, Any] | list[Any], name: str) -> None:
     """A JSON artifact of the active run."""
-    mlflow.log_text(json.dumps(value, indent=1, ensure_ascii=False), name)
+    log_text(json.dumps(value, indent=1, ensure_ascii=False), name)
 
 
 def log_figure(figure: Figure, name: str) -> None:
     """A figure as PNG and SVG artifacts ``figures/<name>`` of the active run."""
-    with TemporaryDirectory() as folder:
-        style.save(figure, Path(folder), name)
-        mlflow.log_artifacts(folder, "figures")
-
-
-def set_tags(tags: dict[str, str]) -> None:
-    """Tags of the active run."""
-    mlflow.set_tags(tags)
+    _log_files(lambda folder: style.save(figure, folder, name), "figures")
 
 
 def log_folder(folder: Path, name: str) -> None:
     """The files of ``folder`` as artifacts under ``name`` of the active run."""
-    mlflow.log_artifacts(str(folder), name)
+    _log_files(lambda copy: shutil.copytree(folder, copy, dirs_exist_ok=True), name)
+
+
+def _log_files(write: Callable[[Path], object], name: str) -> None:
+    mine = session()
+    if (staged := mine.writer.spool.stage(write)) is not None:
+        mine.put({"files": staged, "into": name})
+
+
+def set_tags(tags: dict[str, str]) -> None:
+    """Tags of the active run."""
+    session().put({"tags": tags})
 
 
 def fetch_folder(run_id: str, name: str, into: Path) -> Path:
@@ -211,55 +283,8 @@ def fetch_folder(run_id: str, name: str, into: Path) -> Path:
     try:
         MlflowClient().get_run(run_id)
     except MlflowException:
-        raise BadInput(f"run {run_id!r}: no such run in {_without_secret(mlflow.get_tracking_uri())}") from None
+        raise BadInput(f"run {run_id!r}: no such run in {without_secret(mlflow.get_tracking_uri())}") from None
     try:
         return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=str(into)))
     except (MlflowException, OSError):
         raise BadInput(f"run {run_id}: has no artifacts {name}/; expected a run of the train stage") from None
-
-
-class TrackingEvents(Events):
-    """Writes a training run's events to the active MLflow run, in batches, once an epoch."""
-
-    def __init__(self) -> None:
-        """Listen on behalf of the run that is active now."""
-        run = mlflow.active_run()
-        assert run is not None, "opened by child_run"
-        self._run_id = run.info.run_id
-        self._client = MlflowClient()
-        self._pending: list[Metric] = []
-
-    def on_step_committed(self, step: int, metrics: dict[str, float]) -> None:
-        """Keep the step's metrics for the next batch."""
-        now = int(time.time() * 1000)
-        self._pending += [Metric(f"step/{name}", value, now, step) for name, value in metrics.items()]
-
-    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Write the epoch's metrics and what is pending."""
-        now = int(time.time() * 1000)
-        self._pending += [
-            Metric(f"epoch/{name}", value, now, epoch) for name, value in metrics.items() if name != "epoch"
-        ]
-        self._flush()
-
-    def on_step_skipped(self, epoch: int, batch: int, in_a_row: int) -> None:
-        """Keep the event for the next batch."""
-        logger.warning("loss or gradient not finite: batch %d of epoch %d skipped", batch, epoch)
-        self._pending.append(Metric("skipped_steps_in_a_row", float(in_a_row), int(time.time() * 1000), epoch))
-
-    def on_out_of_memory(self, event: OutOfMemory) -> None:
-        """Write the event at once, as a metric and as a row of the table ``events.json``."""
-        level = logging.WARNING if event.to_rows else logging.ERROR
-        logger.log(level, "out of memory in %s, epoch %d, step %d", event.phase, event.epoch, event.step)
-        self._pending.append(Metric("out_of_memory_events", 1.0, int(time.time() * 1000), event.step))
-        self._flush()
-        self._client.log_table(self._run_id, {name: [value] for name, value in asdict(event).items()}, "events.json")
-
-    def on_train_end(self) -> None:
-        """Write what is pending."""
-        self._flush()
-
-    def _flush(self) -> None:
-        for start in range(0, len(self._pending), BATCH):
-            self._client.log_batch(self._run_id, metrics=self._pending[start : start + BATCH])
-        self._pending.clear()

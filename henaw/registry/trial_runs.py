@@ -26,8 +26,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from henaw import __version__
 from henaw.config import Config
 from henaw.evaluation import style
+from henaw.registry.delivery import BATCH
 from henaw.registry.resuming import STAGE_TAG
-from henaw.registry.tracking import BATCH, VERSION_TAG, answers, require_tracking
+from henaw.registry.stores import answers, require_tracking
+from henaw.registry.tracking import VERSION_TAG
 from henaw.tuning.study import REASON, TrialEvents
 
 logger = logging.getLogger(__name__)

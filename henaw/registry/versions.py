@@ -26,7 +26,8 @@ from henaw.model.clock import Clock, Target
 from henaw.model.storage import CLOCK_FOLDER, load_clock
 from henaw.registry.locking import aliases_locked
 from henaw.registry.manifest import MANIFEST_TAG, seal
-from henaw.registry.tracking import require_models
+from henaw.registry.stores import require_models
+from henaw.registry.tracking import store_needed
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ def input_example(clock: Clock) -> pd.DataFrame:
     return rows.assign(sex=["female", "male"], age_years=[50.0, 50.0])
 
 
+@store_needed()
 def register(clock_folder: Path, name: str, tags: dict[str, str], card: Mapping[str, str] | None = None) -> Version:
     """Add a version of registered model ``name`` made from the clock in ``clock_folder``.
 

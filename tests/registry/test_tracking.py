@@ -14,7 +14,8 @@ from mlflow import MlflowClient
 
 from henaw.config import load_config
 from henaw.errors import BadInput, EnvironmentProblem
-from henaw.registry import tracking
+from henaw.registry import stores, tracking
+from henaw.registry.run_events import TrackingEvents
 from henaw.training.telemetry import OutOfMemory
 
 
@@ -69,7 +70,7 @@ def test_a_parent_goes_on_in_the_run_that_mlflow_run_opened(
 
 def test_every_step_arrives_in_batches(store: MlflowClient) -> None:
     with tracking.parent_run(load_config(), "train") as run:
-        events = tracking.TrackingEvents()
+        events = TrackingEvents()
         for step in range(1500):
             events.on_step_committed(step, {"gradient_norm": float(step)})
         events.on_epoch_end(0, {"epoch": 0.0, "validation_loss": 7.5})
@@ -86,11 +87,12 @@ def test_out_of_memory_events_are_a_metric_and_rows_of_a_table(
     first = OutOfMemory("training", 3, 77, 2, 1, 10, 20, 30, 0.5)
     last = OutOfMemory("training", 3, 77, 1, 0, 10, 20, 30, 0.25)
     with tracking.parent_run(load_config(), "train") as run:
+        events = TrackingEvents()
         for event in (first, last):
-            tracking.TrackingEvents().on_out_of_memory(event)
-    assert len(store.get_metric_history(run, "out_of_memory_events")) == 2
+            events.on_out_of_memory(event)
+    assert [metric.value for metric in store.get_metric_history(run, "out_of_memory_events")] == [1.0, 2.0]
     table = mlflow.load_table("events.json", run_ids=[run])
-    assert [OutOfMemory(*row) for row in table.itertuples(index=False)] == [first, last]
+    assert [OutOfMemory(*row) for row in table.drop(columns="time").itertuples(index=False)] == [first, last]
     assert [record.levelname for record in caplog.records if "out of memory" in record.message] == ["WARNING", "ERROR"]
 
 
@@ -99,7 +101,7 @@ def test_those_who_start_together_on_an_empty_store_do_not_race(tmp_path: Path) 
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'fresh.db'}")
     try:
         with ThreadPoolExecutor(4) as pool:
-            asked = [pool.submit(tracking.require_tracking) for _ in range(4)]
+            asked = [pool.submit(stores.require_tracking) for _ in range(4)]
             assert len({each.result() for each in asked}) == 1
     finally:
         mlflow.set_tracking_uri(before)
@@ -139,7 +141,7 @@ def mute_server() -> Iterator[int]:
 def test_stores_that_do_not_answer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, silent_server: int, mute_server: int
 ) -> None:
-    monkeypatch.setattr(tracking, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(stores, "ANSWER_SECONDS", 0.5)
     in_the_way = tmp_path / "file"
     in_the_way.write_text("")
     with socket.socket() as taken:
@@ -154,7 +156,7 @@ def test_stores_that_do_not_answer(
         ):
             monkeypatch.setattr(mlflow, "get_tracking_uri", lambda uri=uri: uri)
             with pytest.raises(EnvironmentProblem) as caught:
-                tracking.require_tracking()
+                stores.require_tracking()
             assert "secret" not in str(caught.value)
             assert "\n" not in str(caught.value)
 
@@ -162,7 +164,7 @@ def test_stores_that_do_not_answer(
 def test_looking_for_models_makes_no_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: f"sqlite:///{tmp_path / 'none.db'}")
     with pytest.raises(BadInput, match="no such model store yet"):
-        tracking.require_models()
+        stores.require_models()
     assert not list(tmp_path.iterdir())
 
 

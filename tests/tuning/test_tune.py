@@ -22,7 +22,7 @@ from henaw.data.panel import load_panel
 from henaw.data.stored_splits import kept_split
 from henaw.errors import BadInput
 from henaw.evaluation.cox import partial_likelihood_loss
-from henaw.registry import tracking, trial_runs
+from henaw.registry import trial_runs
 from henaw.training.failures import MemoryExhausted
 from henaw.training.telemetry import Events, OutOfMemory
 from henaw.tuning.objective import objective_name, objective_value, study_people, trial_work
@@ -269,7 +269,7 @@ def test_tracking_must_answer_before_any_work(workplace: Path, monkeypatch: pyte
     def gone() -> str:
         raise BadInput("no store")
 
-    monkeypatch.setattr(tracking, "require_tracking", gone)
+    monkeypatch.setattr(tune, "require_tracking", gone)
     with pytest.raises(BadInput, match="no store"), warnings.catch_warnings():
         tune.run(load_config("smoke", overrides=TINY))
     assert not (workplace / ".henaw" / "studies").exists()
