@@ -230,6 +230,7 @@ class Study(Section):
     compare: bool
     storage: Annotated[str, AfterValidator(_database_without_password)] | None
     heartbeat_seconds: Count
+    found_by: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")] | None
 
 
 class Serving(Section):
