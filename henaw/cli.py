@@ -10,6 +10,7 @@ import typer
 
 from henaw import __version__
 from henaw.console import ProgressLine, run_app
+from henaw.registry import commands
 
 app = typer.Typer(
     add_completion=False,
@@ -80,6 +81,10 @@ def recalibrate(
     typer.echo(closing_words(found, version))
 
 
+app.add_typer(commands.models, name="models")
+app.command()(commands.promote)
+app.command()(commands.rollback)
+
 fetch = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="Bring public data to this machine.")
 app.add_typer(fetch, name="fetch")
 
@@ -117,7 +122,12 @@ def withdraw(
     from henaw.config import load_config
     from henaw.data.removal import withdraw as remove
 
-    typer.echo(remove(Path(load_config(profile, "", overrides).state.folder), ids).summary())
+    removal = remove(Path(load_config(profile, "", overrides).state.folder), ids)
+    typer.echo(removal.summary())
+    if removal.runs:
+        from henaw.registry.lineage import mark_withdrawn
+
+        typer.echo(mark_withdrawn(removal.runs))
 
 
 @app.command()

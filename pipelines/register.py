@@ -11,15 +11,24 @@ import typer
 from henaw.config import Config, load_config
 from henaw.console import run_stage
 from henaw.errors import BadInput
-from henaw.model.storage import CLOCK_FOLDER
+from henaw.evaluation.card import model_card
+from henaw.evaluation.page import page
+from henaw.model.storage import CLOCK_FOLDER, load_clock
 from henaw.registry import tracking
+from henaw.registry.lineage import lineage_of
 from henaw.registry.versions import Version, register
 
 
-def run(config: Config, clock_folder: Path, tags: dict[str, str]) -> Version:
-    """Register the clock saved in ``clock_folder`` from the active run."""
-    version = register(clock_folder, config.model_name, tags)
 @tracking.store_needed()
+def run(config: Config, clock_folder: Path, tags: dict[str, str]) -> Version:
+    """Register the clock saved in ``clock_folder`` from the active run, with where it comes from and its model card."""
+    with tracking.store_needed():
+        lineage = lineage_of(tags["henaw.training_run"], config)
+    card = model_card(config.model_name, load_clock(clock_folder), lineage.tags, lineage.evaluation)
+    pages = {"model_card.md": card, "model_card.html": page(f"Model card of {config.model_name}", card)}
+    for name, text in pages.items():
+        tracking.log_text(text, name)
+    version = register(clock_folder, config.model_name, lineage.tags | tags, pages)
     tracking.set_tags({"henaw.model_version": str(version.number)})
     return version
 

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from henaw.config import asset_folder
 from henaw.console import run_app
 from henaw.data.synthetic import synthetic_table
-from pipelines import evaluate, monitor, promote, register, score, train, tune, validate
+from pipelines import evaluate, monitor, register, score, train, validate
 
 CANARY = 7.7731
 
@@ -136,7 +136,7 @@ def test_tables_that_cannot_be_used(
     assert not client.search_registered_models()
 
 
-@pytest.mark.parametrize("stage", [tune, promote, monitor])
+@pytest.mark.parametrize("stage", [monitor])
 def test_what_is_not_built_says_so(capsys: pytest.CaptureFixture[str], stage: object) -> None:
     assert call(stage) == 2
     assert "not built yet" in one_line(capsys)

@@ -99,6 +99,8 @@ def compare(pair: Pair, draws: int, seed: int) -> Comparison:
     partitions: dict[str, Mapping[str, Rows]] = {EVERYONE: {EVERYONE: everyone}}
     partitions["sex"] = {name: pair.sex == name for name in ("female", "male")}
     partitions["age"] = age_bands(pair.people.age)
+    if pair.challenger.age is not None:  # coverage by true age falls short at both ends, however good the clock
+        partitions["predicted age"] = age_bands(pair.challenger.age)
     clocks = {CHAMPION: pair.champion, CHALLENGER: pair.challenger}
     statistics: dict[tuple[str, str, str, str], Statistic] = {}
     sizes: dict[tuple[str, str], tuple[int, int]] = {}

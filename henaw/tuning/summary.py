@@ -94,6 +94,7 @@ def profile(space: Space, best: FrozenTrial, name: str, objective: str, extends:
     for key, value in values_of(space, best.params).items():
         section, _, setting = key.partition(".")
         sections.setdefault(section, {})[setting] = value
+    sections["study"] = {"found_by": name}
     head = [
         f"# Found by study {name}: trial {best.number}, {objective} {best.value:.4f} on people of the training side.",
         "# Put it into mlproject/profiles/ under a name of its own, and train with profile=THAT_NAME.",
