@@ -37,7 +37,6 @@ class TrackingEvents(Events):
         self._every = 1
         self._steps_per_epoch = 0
         self._told: dict[str, int] = {}
-        self._gradient: dict[str, float] = {}
         self._out_of_memory = 0
         self._began = 0.0
         self._new_epoch()
@@ -62,17 +61,13 @@ class TrackingEvents(Events):
         """The step's time begins."""
         self._began = time.perf_counter()
 
-    def on_grad_computed(self, step: int, metrics: dict[str, float]) -> None:
-        """Keep the norms until the step is committed."""
-        self._gradient = metrics
-
     def on_step_committed(self, step: int, metrics: dict[str, float]) -> None:
         """Write the step's figures, where it is one of those that are written."""
         self._committed_at = time.perf_counter()
         self._seconds.append(self._committed_at - self._began)
         self._samples += metrics.get("samples", 0.0)
         if step % self._every == 0:
-            figures = {name: value for name, value in (self._gradient | metrics).items() if name != "samples"}
+            figures = {name: value for name, value in metrics.items() if name != "samples"}
             self._write("step", figures, step)
 
     def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:

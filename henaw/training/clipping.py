@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul
 
 import torch
 from torch import Tensor
@@ -20,11 +21,15 @@ class StepFigures:
         losses: of each member (K,).
         norms: of each member's gradient before clipping (K,).
         groups: norm of each layer's gradient over all members, before clipping.
+        clipped_groups: the same after it.
+        limit: norm that a member's gradient was scaled down to, where it was larger.
     """
 
     losses: list[float]
     norms: list[float]
     groups: dict[str, float]
+    clipped_groups: dict[str, float]
+    limit: float
 
     @property
     def finite(self) -> bool:
@@ -32,10 +37,22 @@ class StepFigures:
         return math.isfinite(sum(self.losses) + sum(self.norms))
 
     @property
+    def clipped_fraction(self) -> float:
+        """Fraction of the members whose gradient was scaled down."""
+        return sum(norm > self.limit for norm in self.norms) / len(self.norms)
+
+    @property
     def metrics(self) -> dict[str, float]:
-        """Norm of the gradient over all members, and of the member with the largest one, before clipping."""
-        total = math.sqrt(sum(norm * norm for norm in self.norms))
-        return {"gradient_norm": total, "gradient_norm_largest_member": max(self.norms)}
+        """Mean loss of the members; norms of the gradient over all members (before clipping, after it, by layer)."""
+        return {
+            "loss": sum(self.losses) / len(self.losses),
+            "gradient_norm": math.sqrt(sum(norm * norm for norm in self.norms)),
+            "gradient_norm_largest_member": max(self.norms),
+            "gradient_norm_clipped": math.sqrt(sum(min(norm, self.limit) ** 2 for norm in self.norms)),
+            "clipped_fraction": self.clipped_fraction,
+            **{f"gradient_norm_{layer}": norm for layer, norm in self.groups.items()},
+            **{f"gradient_norm_{layer}_clipped": norm for layer, norm in self.clipped_groups.items()},
+        }
 
 
 def clip_members(parameters: Sequence[Tensor], limit: float) -> Tensor:
@@ -51,12 +68,22 @@ def clip_members(parameters: Sequence[Tensor], limit: float) -> Tensor:
     return squares
 
 
-def step_figures(names: Sequence[str], losses: Tensor, squares: Tensor) -> StepFigures:
-    """Losses (K,) and squared gradient norms of the parameters ``names`` (parameters, K), in one read of the device."""
+def step_figures(names: Sequence[str], losses: Tensor, squares: Tensor, limit: float) -> StepFigures:
+    """Losses (K,) and squared gradient norms of the parameters ``names`` (parameters, K), in one read of the device.
+
+    ``limit`` is the one that ``clip_members`` was given; what it left of a norm follows from it.
+    """
     member_losses, *by_parameter = torch.cat([losses.unsqueeze(0), squares]).tolist()
+    norms = [math.sqrt(sum(column)) for column in zip(*by_parameter, strict=True)]
+    left = [min(1.0, limit / max(norm, _NORM_FLOOR)) ** 2 for norm in norms]
     groups: dict[str, float] = {}
+    clipped: dict[str, float] = {}
     for name, row in zip(names, by_parameter, strict=True):
         layer = name.partition("_")[0]
         groups[layer] = groups.get(layer, 0.0) + sum(row)
-    norms = [math.sqrt(sum(column)) for column in zip(*by_parameter, strict=True)]
-    return StepFigures(member_losses, norms, {layer: math.sqrt(square) for layer, square in groups.items()})
+        clipped[layer] = clipped.get(layer, 0.0) + sum(map(mul, row, left))
+    return StepFigures(member_losses, norms, _roots(groups), _roots(clipped), limit)
+
+
+def _roots(squares: dict[str, float]) -> dict[str, float]:
+    return {layer: math.sqrt(square) for layer, square in squares.items()}

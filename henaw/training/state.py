@@ -54,15 +54,17 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)
     last_row: PlainRow = field(default_factory=dict)
 
-    def add(self, figures: StepFigures, clip_norm: float) -> None:
+    def add(self, figures: StepFigures) -> None:
         """Count a committed step, the next batch being at hand."""
         members = len(figures.norms)
         for name, value in {
             "steps": 1.0,
             "train_loss": sum(figures.losses) / members,
             "gradient_norm": sum(figures.norms) / members,
-            "clipped_fraction": sum(norm > clip_norm for norm in figures.norms) / members,
+            "gradient_norm_clipped": sum(min(norm, figures.limit) for norm in figures.norms) / members,
+            "clipped_fraction": figures.clipped_fraction,
             **{f"gradient_norm_{layer}": norm for layer, norm in figures.groups.items()},
+            **{f"gradient_norm_{layer}_clipped": norm for layer, norm in figures.clipped_groups.items()},
         }.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.step, self.batch, self.skipped_in_a_row = self.step + 1, self.batch + 1, 0

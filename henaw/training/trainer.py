@@ -143,8 +143,8 @@ class _Run:
         figures = self.micro_batch.do(len(batch), partial(self.attempt, batch), self.transaction.undo, place)
         progress.micro_batch = self.micro_batch.rows
         if figures.finite:
-            progress.add(figures, self.settings.clip_norm)
-            self.events.on_step_committed(place.step, figures.metrics | {"learning_rate": rate})
+            progress.add(figures)
+            self.events.on_step_committed(place.step, figures.metrics | {"learning_rate": rate, "samples": len(batch)})
             return
         progress.skip()
         self.events.on_step_skipped(progress.epoch, progress.batch - 1, progress.skipped_in_a_row)
@@ -163,9 +163,10 @@ class _Run:
             member_loss = each.sum(dim=1) / len(batch)
             member_loss.sum().backward()  # members share nothing: the sum's gradient is each member's own
             losses += member_loss.detach()
-        squares = clip_members(self.state.parameters, self.settings.clip_norm)
-        figures = step_figures(self.state.names, losses, squares)  # the one time that a step waits for the device
-        self.events.on_grad_computed(progress.step, figures.metrics | figures.groups)
+        limit = self.settings.clip_norm
+        squares = clip_members(self.state.parameters, limit)
+        figures = step_figures(self.state.names, losses, squares, limit)  # a step's only wait for the device
+        self.events.on_grad_computed(progress.step, figures.metrics)
         if figures.finite:
             self.transaction.step()
         return figures

@@ -87,15 +87,21 @@ def test_clipping_keeps_the_direction_and_members_without_gradient() -> None:
         assert (parameter.grad[0] == 0).all()
 
 
-def test_norms_are_told_by_member_and_by_layer_before_clipping() -> None:
+def test_norms_are_told_by_member_and_by_layer_before_clipping_and_after_it() -> None:
     parameters = with_gradients([1.0, 5.0, 5.0], 0)
     names = ["layer0_weight", "layer0_bias", "layer1_weight", "layer1_bias"]
     by_layer = [torch.cat([part.grad.flatten() for part in parameters[i : i + 2]]).norm() for i in (0, 2)]  # type: ignore[union-attr]
     expected = norms(parameters)
-    figures = step_figures(names, torch.arange(3.0), clip_members(parameters, 0.1))
+    figures = step_figures(names, torch.arange(3.0), clip_members(parameters, 0.1), 0.1)
     assert figures.losses == [0, 1, 2]
     assert figures.norms == pytest.approx(expected.tolist(), rel=1e-5)
     assert figures.groups == pytest.approx({"layer0": float(by_layer[0]), "layer1": float(by_layer[1])}, rel=1e-5)
+    clipped = [torch.cat([part.grad.flatten() for part in parameters[i : i + 2]]).norm() for i in (0, 2)]  # type: ignore[union-attr]
+    assert figures.clipped_groups == pytest.approx({"layer0": float(clipped[0]), "layer1": float(clipped[1])}, rel=1e-5)
+    assert figures.metrics["gradient_norm_clipped"] == pytest.approx(float(norms(parameters).norm()), rel=1e-5)
+    assert figures.metrics["gradient_norm_layer1_clipped"] == figures.clipped_groups["layer1"]
+    assert figures.clipped_fraction == figures.metrics["clipped_fraction"] == 1.0
+    assert figures.metrics["loss"] == 1.0
     assert figures.metrics["gradient_norm"] == pytest.approx(float(expected.norm()), rel=1e-5)
     assert figures.metrics["gradient_norm_largest_member"] == pytest.approx(float(expected.max()), rel=1e-5)
     assert figures.finite
@@ -106,7 +112,7 @@ def test_norms_are_told_by_member_and_by_layer_before_clipping() -> None:
 def test_one_number_that_is_not_finite_is_seen(poison: float, where: str) -> None:
     losses, squares = torch.ones(3), torch.ones(2, 3)
     (losses if where == "loss" else squares).view(-1)[1] = abs(poison) if where == "gradient" else poison
-    assert not step_figures(["layer0_weight", "layer0_bias"], losses, squares).finite
+    assert not step_figures(["layer0_weight", "layer0_bias"], losses, squares, 1.0).finite
 
 
 def test_gradient_norms_of_every_step_are_reported_and_clipping_counted() -> None:
@@ -114,7 +120,10 @@ def test_gradient_norms_of_every_step_are_reported_and_clipping_counted() -> Non
     history, _ = run(training("training.clip_norm=0.001 training.epochs=2"), events=recorder)
     assert len(recorder.steps) == 2 * math.ceil(100 / 64)
     for step in recorder.steps:
-        assert step.keys() == {"gradient_norm", "gradient_norm_largest_member", "learning_rate"}
+        layers = {f"gradient_norm_layer{layer}{when}" for layer in (0, 1) for when in ("", "_clipped")}
+        whole = {"gradient_norm", "gradient_norm_clipped", "gradient_norm_largest_member", "clipped_fraction", "loss"}
+        assert step.keys() == layers | whole | {"learning_rate", "samples"}
+        assert step["gradient_norm_clipped"] <= step["gradient_norm"]
         assert 0 < step["gradient_norm_largest_member"] <= step["gradient_norm"]
         assert step["gradient_norm"] <= math.sqrt(3) * step["gradient_norm_largest_member"]
     assert [row["clipped_fraction"] for row in history] == [1.0, 1.0]
@@ -150,8 +159,11 @@ def test_events_come_in_order_and_history_is_what_they_said() -> None:
             "learning_rate",
             "gradient_norm",
             "clipped_fraction",
+            "gradient_norm_clipped",
             "gradient_norm_layer0",
             "gradient_norm_layer1",
+            "gradient_norm_layer0_clipped",
+            "gradient_norm_layer1_clipped",
             "skipped_steps",
             "micro_batch",
         }
