@@ -156,6 +156,8 @@ def _arrays(panel: Panel, rows: pd.DataFrame) -> tuple[Array, Array, Array]:
 
 def _numbers(column: pd.Series[Any], name: str) -> Array:
     """``column`` as float64; what pandas would turn into a number (text, true/false, dates) is refused."""
+    if column.dtype == np.float64:  # as MLflow hands columns over: not worth half a millisecond of questions
+        return column.to_numpy()
     kinds, seen = pd.api.types, column.dropna()
     if kinds.is_bool_dtype(column) or any(isinstance(value, bool | np.bool_) for value in _objects(seen)):
         raise BadInput(f"column {name}: expected numbers, found true/false")
