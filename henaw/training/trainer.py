@@ -19,7 +19,7 @@ from henaw.settings import Training
 from henaw.training.batches import Disturbance, LogicalBatch, TrainingData, epoch_batches, shuffled, stream
 from henaw.training.checkpoints import Checkpoints
 from henaw.training.clipping import StepFigures, clip_members, step_figures
-from henaw.training.device import own_random_numbers
+from henaw.training.device import keep_freed_memory, own_random_numbers
 from henaw.training.evaluation import evaluate_members
 from henaw.training.failures import Diverged
 from henaw.training.history import History, Row, from_plain
@@ -65,6 +65,7 @@ def train(
         IntegrityError: the run's checkpoints are broken, or of other settings or people.
         EnvironmentProblem: a checkpoint cannot be written.
     """
+    keep_freed_memory()
     run = _Run(network, loss, people, validation, settings, seed, events, checkpoints)
     alone = checkpoints.held() if checkpoints else nullcontext()
     try:

@@ -117,9 +117,13 @@ def test_handlers_are_back_afterwards_and_ignored_signals_stay_ignored() -> None
 
 
 def test_an_error_is_not_covered_by_a_signal() -> None:
-    with pytest.raises(ValueError, match="first"), signals_deferred():
-        signal.raise_signal(signal.SIGINT)
-        raise ValueError("first")
+    def fail() -> None:
+        with signals_deferred():
+            signal.raise_signal(signal.SIGINT)
+            raise ValueError("first")
+
+    with pytest.raises(ValueError, match="first"):
+        fail()
 
 
 def test_in_another_thread_nothing_is_held() -> None:

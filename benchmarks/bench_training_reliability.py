@@ -1,0 +1,151 @@
+"""What it costs that training survives: snapshots of every step, checkpoints, batches in pieces.
+
+    python benchmarks/bench_training_reliability.py [pairs]
+
+The default model (16 members, 128-128, batches of 512) with the default panel's inputs, on one thread. On and off take
+turns from step to step of one run; a cost is the median over pairs of neighboring steps (default 300), in CPU time on a
+CPU, because others share it, and in wall time on a GPU, which is used where there is one.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from bars import machine, table
+
+from henaw.config import load_config
+from henaw.model.ensemble import EnsembleShape
+from henaw.model.heads import QuantileHead
+from henaw.model.losses import crps_loss
+from henaw.model.network import EnsembleNetwork
+from henaw.training.batches import TrainingData
+from henaw.training.checkpoints import Checkpoints
+from henaw.training.device import choose_device
+from henaw.training.microbatch import Halving
+from henaw.training.state import TrainingState, fingerprint
+from henaw.training.telemetry import Events
+from henaw.training.trainer import train
+from henaw.training.transaction import Transaction
+
+FEATURES = 10  # blood9 and the one ratio derived from it
+BAR = 3.0  # most percent of a step that a snapshot may cost
+
+
+def people(count: int, device: torch.device) -> TrainingData:
+    """People of random markers, of which some are missing."""
+    generator = torch.Generator().manual_seed(0)
+    present = (torch.rand(count, FEATURES, generator=generator) > 0.05).float()
+    scaled = torch.randn(count, FEATURES, generator=generator) * present
+    age = 50 + 8 * scaled[:, :1] + 6 * torch.randn(count, 1, generator=generator)
+    dependence = torch.eye(FEATURES)[:-1]
+    parts = (scaled, present, torch.ones(count, 1), age.clamp(20, 79), torch.ones(count), dependence)
+    return TrainingData(*(part.to(device) for part in parts))
+
+
+class Turns(Events):
+    """Switches something on and off from step to step (on, off, off, on) and keeps the seconds of each step."""
+
+    def __init__(self, device: torch.device, switch: Callable[[bool], None]) -> None:
+        """``switch`` is told before each step whether it is to be on."""
+        self.device, self.switch, self.begun = device, switch, 0.0
+        self.steps: list[float] = []
+
+    def on_batch_begin(self, epoch: int, batch: int) -> None:
+        """The step begins when the one before is done."""
+        self.switch(len(self.steps) % 4 in (0, 3))
+        self.begun = self.now()
+
+    def on_step_committed(self, step: int, metrics: dict[str, float]) -> None:
+        """The step is over."""
+        self.steps.append(self.now() - self.begun)
+
+    def now(self) -> float:
+        """Seconds, once the device has finished."""
+        if self.device.type == "cpu":
+            return time.thread_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def pairs(self) -> list[tuple[float, float]]:
+        """Seconds with and without, of neighbors; the first steps, which warm up, are left out."""
+        couples = [self.steps[at : at + 2] for at in range(8, len(self.steps) - 1, 2)]
+        return [(one, other) if number % 2 == 0 else (other, one) for number, (one, other) in enumerate(couples)]
+
+
+def main() -> None:
+    """Print the table."""
+    pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 300
+    config = load_config(overrides="training.epochs=1 training.threads=1")
+    settings, device = config.training, choose_device(config.training)
+    torch.set_num_threads(1)
+    head = QuantileHead(tuple(config.network.knots), "logit", 50.0, 12.0, 19.5, 79.5)
+    shape = EnsembleShape(config.network.members, 2 * FEATURES + 1, tuple(config.network.hidden), head)
+    everybody, validation = people((2 * pairs + 8) * settings.batch_size, device), people(16, device)
+
+    def network() -> EnsembleNetwork:
+        return EnsembleNetwork(shape, 0.0, torch.Generator().manual_seed(0)).to(device)
+
+    def measured(switch: Callable[[bool], None]) -> list[tuple[float, float]]:
+        turns = Turns(device, switch)
+        train(network(), crps_loss(head, device), everybody, validation, settings, 0, turns)
+        return turns.pairs()
+
+    def row(name: str, found: list[tuple[float, float]], judged: bool) -> list[str]:
+        cost = 100 * (statistics.median(with_it / without for with_it, without in found) - 1)
+        one, other = (1e3 * statistics.median(part) for part in zip(*found, strict=True))
+        verdict = ("met" if cost <= BAR else "**missed**") if judged else ""
+        return [name, f"{one:.2f} ms with, {other:.2f} ms without", f"{cost:+.1f} % of a step", verdict]
+
+    protected, rows = Transaction.step, []
+
+    def unprotected(transaction: Transaction) -> None:
+        transaction._optimizer.step()
+
+    rows.append(
+        row(
+            "snapshot",
+            measured(lambda on: setattr(Transaction, "step", protected if on else unprotected)),
+            judged=True,
+        )
+    )
+    Transaction.step = protected  # type: ignore[method-assign]
+    for pieces in (2, 8):
+        made: list[Halving] = []
+
+        class Kept(Halving):
+            def __init__(self, rows: int, events: Events, made: list[Halving] = made) -> None:
+                super().__init__(rows, events)
+                made.append(self)
+
+        def switch(on: bool, made: list[Halving] = made, pieces: int = pieces) -> None:
+            made[0].rows = settings.batch_size // (pieces if on else 1)
+
+        with patch("henaw.training.trainer.Halving", Kept):
+            rows.append(row(f"{pieces} pieces", measured(switch), judged=False))
+    state = TrainingState(network(), settings, 100)
+    described = fingerprint(network(), settings, 0, everybody, validation)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints, saving, loading = Checkpoints(Path(folder), settings), [], []
+        for epoch in range(20):
+            begun = time.perf_counter()
+            checkpoints.save(epoch, 0, state.contents(), described)
+            saving.append(time.perf_counter() - begun)
+            begun = time.perf_counter()
+            checkpoints.newest(state.contents(), described)
+            loading.append(time.perf_counter() - begun)
+        size = sum(path.stat().st_size for path in checkpoints.saved()[-1].iterdir())
+    for name, seconds in (("saving a checkpoint", saving), ("loading one", loading)):
+        median = statistics.median(seconds)
+        rows.append([name, f"{1e3 * median:.0f} ms, {size / 1e6:.1f} MB", "once an epoch", ""])
+    print(machine())
+    print(f"Device {device.type}, batches of {settings.batch_size}, {pairs} pairs of steps.\n")
+    print(table(("what", "found", "cost", f"bar {BAR:.0f} %"), rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""`-P resume=<run id>` in this process: stopped, told how to go on, gone on with, and the clock is the same."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import typer
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from henaw.console import run_app
+from pipelines import fit, train
+
+TINY = "training.epochs=4 network.members=2 network.hidden=[8] source.people=600"
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    yield tmp_path
+    mlflow.set_tracking_uri(before)
+
+
+def call(*arguments: str) -> int:
+    app = typer.Typer()
+    app.command()(train.main)
+    return run_app(app, arguments)
+
+
+def children(client: MlflowClient, parent: str) -> dict[str, Run]:
+    experiment = client.get_run(parent).info.experiment_id
+    found = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    assert len({run.data.tags["henaw.stage"] for run in found}) == len(found), "one run a stage"
+    return {run.data.tags["henaw.stage"]: run for run in found}
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
+def test_a_stopped_run_says_how_to_go_on_and_does(
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    number: signal.Signals,
+    code: int,
+) -> None:
+    listen = fit.ProgressEvents.on_epoch_end
+
+    def stopping(self: fit.ProgressEvents, epoch: int, metrics: dict[str, float]) -> None:
+        listen(self, epoch, metrics)
+        if epoch == 1:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.ProgressEvents, "on_epoch_end", stopping)
+        assert call("--profile", "smoke", "--overrides", TINY) == code
+    [run_id] = re.findall(r"go on with: mlflow run \. -e train -P resume=(\w+)", caplog.text)
+    client = MlflowClient()
+    assert client.get_run(run_id).info.status == "FAILED"
+    saved = workplace / ".henaw" / "checkpoints" / run_id
+    assert saved.stat().st_mode & 0o077 == 0
+
+    assert call("--resume", run_id, "--overrides", "seed=3") == 2
+    assert call("--resume", "../other") == 2
+    assert call("--resume", run_id) == 0
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert not saved.exists(), "what is complete needs no checkpoint"
+    stages = children(client, run_id)
+    assert set(stages) == {"validate", "cache", "train", "evaluate", "register"}
+    assert {run.info.status for run in stages.values()} == {"FINISHED"}
+    losses = client.get_metric_history(stages["train"].info.run_id, "epoch/validation_loss")
+    assert sorted(metric.step for metric in losses) == [0, 1, 2, 3]
+    assert call("--resume", run_id) == 2
+    assert "is complete" in capsys.readouterr().err
+
+    assert call("--profile", "smoke", "--overrides", TINY) == 0
+    weights = {path.read_bytes() for path in workplace.rglob("weights.safetensors")}
+    assert len(weights) == 1, "bitwise the clock of a run that was never stopped"
+
+
+def test_a_run_of_another_machine_is_not_resumed_here(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--profile", "smoke", "--data", "absent.csv") == 2
+    client = MlflowClient()
+    [experiment] = [found for found in client.search_experiments() if found.name == "henaw"]
+    [run] = [run for run in client.search_runs([experiment.experiment_id]) if run.data.tags["henaw.stage"] == "train"]
+    assert call("--resume", run.info.run_id) == 2
+    assert "nothing is saved of run" in capsys.readouterr().err
