@@ -1,0 +1,182 @@
+"""From a real registry: verified before anything runs, tried before it answers, followed when the alias moves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from henaw.errors import IntegrityError
+from henaw.model.storage import CLOCK_FOLDER, save_clock
+from henaw.registry import versions
+from henaw.serving import loading
+from tests.scenarios import blood_clock, blood_rows
+from tests.serving.guarded import split
+from tests.serving.sockets import PATIENCE, Running, connected, request, response, running
+
+pytestmark = pytest.mark.xdist_group("serving")
+
+URI = "models:/henaw@champion"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Two versions, the first of them champion."""
+    folder = tmp_path_factory.mktemp("store")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+    mlflow.create_experiment("here", artifact_location=str(folder / "artifacts"))
+    mlflow.set_experiment("here")
+    for seed in (0, 1):
+        save_clock(blood_clock(seed), folder / str(seed) / CLOCK_FOLDER)
+        with mlflow.start_run():
+            versions.register(folder / str(seed) / CLOCK_FOLDER, "henaw", {})
+    yield folder
+    mlflow.set_tracking_uri(before)
+
+
+def test_the_champion_is_loaded_once_and_again_when_the_alias_moves(store: Path) -> None:
+    first = loading.newest(URI, None)
+    assert first is not None
+    assert (first.name, first.number) == ("henaw", 1)
+    assert loading.newest(URI, 1) is None
+    MlflowClient().set_registered_model_alias("henaw", "champion", "2")
+    try:
+        second = loading.newest(URI, 1)
+        assert second is not None
+        assert second.number == 2
+    finally:
+        MlflowClient().set_registered_model_alias("henaw", "champion", "1")
+
+
+def test_a_version_that_answers_otherwise_than_when_it_was_registered_is_not_taken(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = loading.answer_rows
+
+    def lying(*arguments: object) -> object:
+        answers = honest(*arguments)  # type: ignore[arg-type]
+        answers.numbers["lower_years"][0] += 1e-5
+        return answers
+
+    monkeypatch.setattr(loading, "answer_rows", lying)
+    with pytest.raises(IntegrityError, match="golden rows"):
+        loading.newest(URI, None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_no_flipped_byte_is_served(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In any file of the version: a hundred places spread over all of them."""
+    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri="models:/henaw/1").removeprefix("file://"))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "registered_model_meta")
+    refused = 0
+    for number in range(100):
+        path = files[number % len(files)]
+        whole = path.read_bytes()
+        if not whole:
+            continue
+        spoiled = bytearray(whole)
+        spoiled[number * 7919 % len(spoiled)] ^= 1 << number % 8
+        path.write_bytes(spoiled)
+        try:
+            with pytest.raises(IntegrityError):
+                loading.newest(URI, None)
+            refused += 1
+        finally:
+            path.write_bytes(whole)
+    with capsys.disabled():
+        print(f"\n{refused} flipped bytes in {len(files)} files, {refused} refusals")
+    assert refused > 80
+    assert loading.newest(URI, None) is not None
+
+
+def served(folder: Path, store: Path, settings: str) -> list[str]:
+    state = folder / "state"
+    overrides = f"state.folder={state} {settings}"
+    return [sys.executable, "-m", "henaw.cli", "serve", "--model", URI, "--port", "0", "--overrides", overrides]
+
+
+@pytest.fixture
+def environment(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store / 'mlflow.db'}")
+
+
+def version_of(server: Running) -> str:
+    return server.ask(split(1))[1]["henaw-model"]
+
+
+@pytest.mark.slow
+def test_a_server_answers_json_and_csv_and_follows_the_alias(store: Path, tmp_path: Path, environment: None) -> None:
+    with running(tmp_path, arguments=served(tmp_path, store, "serving.reload_seconds=0.2")) as server:
+        assert version_of(server) == "henaw/1"
+        body = blood_rows(3, 0).to_csv(index=False).encode()
+        with connected(server.port) as client:
+            sent = request(body).replace(b"application/json", b"text/csv", 1)
+            client.sendall(sent)
+            status, _, csv = response(client)
+        assert status == 200
+        for row, other in zip(
+            json.loads(csv)["predictions"], json.loads(server.ask(split(3))[2])["predictions"], strict=True
+        ):
+            assert row == pytest.approx(other, abs=1e-9)
+        spoiled = body.replace(b"female", b"female", 1).replace(b".", b"x61.98765", 1)
+        with connected(server.port) as client:
+            client.sendall(request(spoiled).replace(b"application/json", b"text/csv", 1))
+            status, _, said = response(client)
+        assert status == 400
+        assert b"61.98765" not in said
+        MlflowClient().set_registered_model_alias("henaw", "champion", "2")
+        try:
+            until = time.monotonic() + PATIENCE
+            while version_of(server) != "henaw/2" and time.monotonic() < until:
+                time.sleep(0.1)
+            assert version_of(server) == "henaw/2"
+        finally:
+            MlflowClient().set_registered_model_alias("henaw", "champion", "1")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_worker_that_is_killed_is_replaced_and_its_counts_stay(
+    store: Path, tmp_path: Path, environment: None
+) -> None:
+    with running(tmp_path, arguments=served(tmp_path, store, "serving.workers=2 serving.drain_seconds=0.5")) as server:
+        time.sleep(1)
+        answered = 0
+        for _ in range(40):
+            status, _, _ = server.ask(split(1))
+            answered += status == 200
+        assert answered >= 20  # a worker that is still starting says 503
+        workers = [
+            child for child in psutil.Process(server.process.pid).children() if "spawn_main" in str(child.cmdline())
+        ]
+        assert len(workers) == 2
+        os.kill(workers[0].pid, signal.SIGKILL)
+        until = time.monotonic() + PATIENCE
+        again = 0
+        while again < 20 and time.monotonic() < until:
+            try:
+                status, _, _ = server.ask(split(1))
+            except ConnectionError:  # it was this worker's
+                continue
+            answered += status == 200
+            again += status == 200
+        assert again == 20
+        text = server.ask(b"", "/metrics")[2].decode()
+        lines = [line for line in text.splitlines() if line.startswith("henaw_requests_total") and 'code="OK"' in line]
+        (counted,) = [float(line.split()[-1]) for line in lines if 'route="invocations"' in line]
+        assert counted == answered
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+    shutil.rmtree(tmp_path / "state", ignore_errors=True)
