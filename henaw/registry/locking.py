@@ -1,4 +1,4 @@
-"""One change of a model's aliases at a time."""
+"""One change of a model's aliases at a time, whoever asks for it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ _LONGEST_WAIT = 60.0
 
 
 @contextmanager
+def postgresql_locked(uri: str, key: int) -> Iterator[None]:
+    """Hold advisory lock ``key`` of the database at ``uri`` for the block; it is released when its holder dies."""
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": key})
+        yield
+
+
+@contextmanager
 def aliases_locked(model: str) -> Iterator[None]:
     """Hold the lock of ``model``'s aliases for the block.
 
@@ -33,9 +42,7 @@ def aliases_locked(model: str) -> Iterator[None]:
     name = hashlib.blake2b(f"{uri} {model}".encode(), digest_size=8).hexdigest()
     parts = urlsplit(uri)
     if parts.scheme.partition("+")[0] == "postgresql":
-        engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
-        with engine.connect() as connection:  # closing it, or dying, releases the lock
-            connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": int(name[:15], 16)})
+        with postgresql_locked(uri, int(name[:15], 16)):
             yield
         return
     folder = Path(parts.path[1:]).parent if parts.scheme == "sqlite" else Path(tempfile.gettempdir())

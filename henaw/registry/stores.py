@@ -8,7 +8,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,8 +24,10 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from henaw.errors import BadInput, EnvironmentProblem
+from henaw.registry.locking import postgresql_locked
 
 ANSWER_SECONDS = 10.0  # a tracking server that takes longer counts as not answering
+_SCHEMA_KEY = 4_837_216  # of the lock under which a database's tables are made
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -40,7 +42,6 @@ def require_tracking() -> str:
     """
     uri = mlflow.get_tracking_uri()
     shown = without_secret(uri)
-    parts = urlsplit(uri)
     try:
         _knock(uri)
     except (OSError, ValueError) as error:
@@ -48,16 +49,22 @@ def require_tracking() -> str:
             f"tracking server {shown} does not answer ({type(error).__name__}); start it or set MLFLOW_TRACKING_URI"
         ) from None
     try:
-        if parts.scheme == "sqlite":
-            with filelock.FileLock(f"{parts.path[1:]}.lock", timeout=120):
-                MlflowClient(uri).search_experiments(max_results=1)
-        else:
+        with _schema_locked(uri):
             MlflowClient(uri).search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, OSError, ImportError, filelock.Timeout) as error:
         raise EnvironmentProblem(
             f"tracking server {shown} does not answer as MLflow ({type(error).__name__}); check MLFLOW_TRACKING_URI"
         ) from None
     return shown
+
+
+def _schema_locked(uri: str) -> AbstractContextManager[object]:
+    parts = urlsplit(uri)
+    if parts.scheme == "sqlite":
+        return filelock.FileLock(f"{parts.path[1:]}.lock", timeout=120)
+    if parts.scheme.partition("+")[0] == "postgresql":
+        return postgresql_locked(uri, _SCHEMA_KEY)
+    return contextlib.nullcontext()  # a server makes its own
 
 
 def store_to_be_made() -> str | None:
