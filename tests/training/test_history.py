@@ -80,6 +80,7 @@ def test_a_saved_runs_history_is_what_an_unsaved_one_returns(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_ten_thousand_epochs_take_a_kibibyte_each_at_most(tmp_path: Path) -> None:
     """Highest resident memory at the end against that after 2,000 epochs, when all that is bounded is full."""
     highest: dict[int, int] = {}
