@@ -191,6 +191,23 @@ def revoke_key(
     keys.revoke_key(Path(load_config("default", "", overrides).state.folder), id)
 
 
+runs_app = typer.Typer(help="What training runs have logged.", no_args_is_help=True)
+app.add_typer(runs_app, name="runs")
+
+
+@runs_app.command("replay")
+def replay_runs(
+    profile: Annotated[str, typer.Option(help="Settings of the runs: a file of mlproject/profiles.")] = "default",
+    overrides: OVERRIDES = "",
+) -> None:
+    """Write to the tracking store what was logged while it was away."""
+    from henaw.config import load_config
+    from henaw.registry.replay import replay_all
+
+    for line in replay_all(Path(load_config(profile, "", overrides).state.folder)):
+        typer.echo(line)
+
+
 def main() -> None:
     """Entry point of the command ``henaw``."""
     sys.exit(run_app(app, sys.argv[1:] or ["--help"]))

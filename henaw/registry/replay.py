@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mlflow import MlflowClient
 
 from henaw.errors import BadInput, EnvironmentProblem
 from henaw.registry.spool import Spool
+from henaw.registry.stores import bounded_requests, require_tracking
 from henaw.registry.writer import sending
 
 
@@ -66,3 +68,29 @@ def replay(left: Unsent, store: str) -> int:
         ) from error
     finally:
         spool.close()
+
+
+def replay_all(state: Path) -> Iterator[str]:
+    """Write all that runs have left behind below ``state``; yields a line about each run.
+
+    Raises:
+        EnvironmentProblem: the store does not answer, or, when all have been tried, some are not whole yet.
+    """
+    left = unsent(state)
+    if not left:
+        yield "Nothing is waiting: the tracking store has all that was logged on this machine."
+        return
+    store, failed = require_tracking(), 0
+    for each in left:
+        try:
+            with bounded_requests():
+                written = replay(each, store)
+            refused = "; what it refuses is kept in " + str(each.folder) if each.folder.exists() else ""
+            yield f"run {each.run} ({each.stage}): {written} entries written{refused}"
+        except (BadInput, EnvironmentProblem) as error:
+            failed += 1
+            yield str(error)
+    if failed:
+        raise EnvironmentProblem(
+            f"{failed} of {len(left)} runs are not whole in the tracking store yet; nothing is lost"
+        )
