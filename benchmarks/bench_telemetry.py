@@ -1,0 +1,125 @@
+"""What telemetry costs a training run, and what clipping costs a batch.
+
+    python benchmarks/bench_telemetry.py [--people 20000] [--epochs 40] [--pairs 5] [--threads 1] [--device cpu]
+
+The default network is trained twice a pair: with all that a run logs (curves, system metrics) into a store in SQLite, the
+dearest, as its work is done in this process; and with nothing. The cost is the median of the pairs' ratios, of wall time
+and of the process's CPU time, in which the thread that writes counts in full. Bars: 3 % of the wall time, 1 ms a batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import mlflow
+import torch
+
+from henaw.config import Config, load_config
+from henaw.model.ensemble import EnsembleShape
+from henaw.model.heads import QuantileHead
+from henaw.model.losses import crps_loss
+from henaw.model.network import EnsembleNetwork
+from henaw.registry import tracking
+from henaw.registry.run_events import TrackingEvents
+from henaw.training.batches import TrainingData
+from henaw.training.clipping import clip_members, step_figures
+from henaw.training.telemetry import Events
+from henaw.training.trainer import train
+
+MARKERS = 9
+
+Seconds = tuple[float, float]  # wall and CPU
+
+
+def people(count: int, seed: int, device: torch.device) -> TrainingData:
+    """People who do not exist, in the form that training takes them."""
+    generator = torch.Generator().manual_seed(seed)
+    scaled = torch.randn(count, MARKERS, generator=generator)
+    parts = {
+        "scaled": scaled,
+        "present": torch.ones(count, MARKERS),
+        "always": torch.zeros(count, 1),
+        "targets": 55 + 6 * scaled[:, :1] + 4 * torch.randn(count, 1, generator=generator),
+        "dependence": torch.eye(MARKERS),
+    }
+    return TrainingData(**{name: values.to(device) for name, values in parts.items()})
+
+
+def network(config: Config, device: torch.device) -> EnsembleNetwork:
+    """The default network."""
+    head = QuantileHead(tuple(config.network.knots), "logit", 55.0, 8.0, 39.5, 70.5)
+    shape = EnsembleShape(config.network.members, 2 * MARKERS + 1, tuple(config.network.hidden), head)
+    return EnsembleNetwork(shape, 0.0, torch.Generator().manual_seed(0)).to(device)
+
+
+def clipping_seconds(config: Config, device: torch.device, repeats: int = 200) -> float:
+    """Median seconds of scaling the gradients down and of telling their norms."""
+    made = network(config, device)
+    names, parameters = zip(*made.named_parameters(), strict=True)
+    losses, limit, taken = torch.ones(config.network.members, device=device), config.training.clip_norm, []
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    for _ in range(repeats):
+        began = time.perf_counter()
+        step_figures(names, losses, clip_members(parameters, limit), limit)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def main() -> None:
+    """Print seconds and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--people", type=int, default=20_000)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    with tempfile.TemporaryDirectory(prefix="henaw-bench-") as folder:
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        mlflow.create_experiment("henaw", artifact_location=str(Path(folder) / "artifacts"))
+        overrides = f"training.epochs={options.epochs} training.patience=1000 state.folder={folder}/state"
+        config = load_config(overrides=overrides)
+        trained_on, validated_on = people(options.people, 0, device), people(options.people // 10, 1, device)
+        head = network(config, device).shape.head
+
+        def fit(events: Events) -> Seconds:
+            made, loss = network(config, device), crps_loss(head, device)
+            began = time.perf_counter(), time.process_time()
+            train(made, loss, trained_on, validated_on, config.training, 0, events)
+            return time.perf_counter() - began[0], time.process_time() - began[1]
+
+        def logged() -> Seconds:
+            with tracking.parent_run(config, "bench"):
+                return fit(TrackingEvents())
+
+        def pair(first: bool) -> tuple[Seconds, Seconds]:
+            if first:
+                return logged(), fit(Events())
+            bare = fit(Events())
+            return logged(), bare
+
+        pair(True)
+        found = [pair(number % 2 == 0) for number in range(options.pairs)]
+        clipping = clipping_seconds(config, device)
+    print(
+        f"{options.people} people, {options.epochs} epochs, {options.pairs} pairs, {options.threads} threads, {device}"
+    )
+    for place, clock in enumerate(("wall", "CPU")):
+        ratios = [100 * (on[place] / off[place] - 1) for on, off in found]
+        on, off = (statistics.median(run[place] for run in runs) for runs in zip(*found, strict=True))
+        print(
+            f"  {clock:4}  with {on:8.3f} s, without {off:8.3f} s: {statistics.median(ratios):+.2f} % (bar 3 % of wall)"
+        )
+        print(f"        pairs: {', '.join(f'{ratio:+.1f}' for ratio in sorted(ratios))} %")
+    print(f"  clipping {1e3 * clipping:.3f} ms a batch (bar 1 ms)")
+
+
+if __name__ == "__main__":
+    main()
