@@ -164,6 +164,9 @@ class Network(Section):
         return self
 
 
+AgeGroups = Literal["proportional", "even"]
+
+
 class Training(Section):
     """How the ensemble is fitted."""
 
@@ -173,14 +176,13 @@ class Training(Section):
     epochs: Count
     patience: Count
     batch_size: Count
+    age_groups: AgeGroups
     learning_rate: Positive
     weight_decay: Annotated[Number, Field(ge=0)]
     clip_norm: Positive
     mask_rate: Annotated[Number, Field(ge=0, lt=1)]
     input_noise: Annotated[Number, Field(ge=0)]
     era_column: str | None
-    recency_column: str | None
-    recency_half_life: Positive
     max_skipped: Count
     checkpoint_every: Count
     checkpoints_kept: Annotated[Integer, Field(ge=2)]
@@ -261,5 +263,5 @@ class Tracking(Section):
     """Where runs and versions go."""
 
     experiment: Annotated[str, Field(min_length=1)]
-    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None
     system_seconds: Annotated[Number, Field(ge=0)]
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None

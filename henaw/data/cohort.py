@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from henaw.config import Config, asset_folder
 from henaw.data.files import digest_file, digest_values, remembered_digest
 from henaw.data.nhanes import ID_COLUMNS, is_nhanes, nhanes_files, read_nhanes
-from henaw.data.nhanes_variables import load_nhanes_map
+from henaw.data.nhanes_variables import MAP_FILE, NhanesMap, load_nhanes_map
 from henaw.data.panel import Panel, load_biomarkers
 from henaw.data.participants import load_or_create_key, participant_ids, pseudonyms, publishable
 from henaw.data.synthetic import synthetic_table
 from henaw.data.table import read_table, require_columns, table_columns
 from henaw.data.ukb_exports import is_export
 from henaw.data.ukbiobank import EID, export_files, read_ukbiobank
-from henaw.data.units import Conversion, chosen_conversions, convert
+from henaw.data.units import UNITS_FILE, Conversion, chosen_conversions, convert
 from henaw.data.withdrawals import Withdrawals, withdrawals
 from henaw.errors import BadInput
 
@@ -68,7 +68,7 @@ def read_cohort(config: Config, panel: Panel) -> Cohort:
         rows, id_columns = read_ukbiobank(config.source, biomarkers, columns.asked, state, gone), [EID]
     elif kind == "nhanes":
         wanted: dict[str, Any] = {"numbers": columns.numbers, "texts": columns.texts, "optional": columns.optional}
-        rows, id_columns = read_nhanes(_path(config), load_nhanes_map(_nhanes_map()), **wanted), list(ID_COLUMNS)
+        rows, id_columns = read_nhanes(_path(config), _nhanes_map(), **wanted), list(ID_COLUMNS)
     else:
         path, id_columns = _path(config), config.source.id_columns
         rows = read_table(path, numbers=columns.numbers, texts=[*columns.texts, *id_columns], optional=columns.optional)
@@ -132,9 +132,10 @@ def source_digest(config: Config, panel: Panel) -> str:
     path = _path(config)
     if kind == "nhanes":
         wanted = [*columns.numbers, *columns.texts]
-        held = nhanes_files(path, load_nhanes_map(_nhanes_map()), wanted, columns.optional)
+        held = nhanes_files(path, _nhanes_map(), wanted, columns.optional)
         digests = {what: remembered_digest(file, memory) for what, file in held.items()}
-        return digest_values(reading | {"map": digest_file(_nhanes_map()), "bytes": digests})
+        reading["map"] = [digest_file(asset_folder("mlproject") / name) for name in (MAP_FILE, f"panels/{UNITS_FILE}")]
+        return digest_values(reading | {"bytes": digests})
     _check_header(path, config, panel, columns)
     digest = remembered_digest(path, memory)
     return digest_values(reading | {"id_columns": config.source.id_columns, "bytes": digest})
@@ -231,8 +232,6 @@ class _Columns:
             asked[config.split.column] = "split.column"
         if config.training.era_column:
             asked[config.training.era_column] = "training.era_column"
-        if config.training.recency_column:
-            asked[config.training.recency_column] = "training.recency_column"
         numbers = ["age_years", *biomarkers, *_FOLLOW_UP]
         texts = ["sex", _VISIT, *(name for name in asked if name not in (*numbers, "sex", _VISIT))]
         return cls(numbers, texts, [name for name in (*_FOLLOW_UP, _VISIT) if name not in asked], asked)
@@ -243,6 +242,8 @@ class _Columns:
 
 
 def _conversions(config: Config, panel: Panel) -> dict[str, Conversion]:
+    if config.source.units and source_kind(config) == "nhanes":
+        raise BadInput("source.units: the units of NHANES are known, and converted already; expected none to be named")
     biomarkers = measured(config, panel).biomarkers
     return chosen_conversions(config.source.units, biomarkers, asset_folder("mlproject") / "panels")
 
@@ -259,8 +260,8 @@ def _path(config: Config) -> Path:
     return Path(config.source.data)
 
 
-def _nhanes_map() -> Path:
-    return asset_folder("mlproject") / "nhanes.yaml"
+def _nhanes_map() -> NhanesMap:
+    return load_nhanes_map(asset_folder("mlproject"))
 
 
 def _summaries() -> Path:

@@ -13,8 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from henaw.data.sampling import AgeSampler, Place
+from henaw.data.sampling import age_groups as decades
+from henaw.settings import AgeGroups
+
 Order = Callable[[int], Tensor]
-"""From an epoch to the people each member meets in turn, (K, n) row numbers on the host; the same whenever asked."""
+"""From an epoch to the people each member meets in turn, (K, n) row numbers; the same whenever asked."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,6 @@ class TrainingData:
         present: presence bits, (n, p).
         always: inputs that are never hidden: sex and, if the clock reads it, age, (n, 1 or 2).
         targets: what the loss needs; chronological age comes first, (n, c).
-        weights: how much each counts in the loss, mean 1, (n,).
         dependence: which features each marker enters, (m, p).
     """
 
@@ -34,7 +37,6 @@ class TrainingData:
     present: Tensor
     always: Tensor
     targets: Tensor
-    weights: Tensor
     dependence: Tensor
 
     def __len__(self) -> int:
@@ -61,11 +63,10 @@ class Disturbance:
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs (K, B, d), targets (K, B, c) and weights (K, B) on the device: a batch or a piece of one."""
+    """Inputs (K, B, d) and targets (K, B, c) on the device: a batch or a piece of one."""
 
     inputs: Tensor
     targets: Tensor
-    weights: Tensor
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class LogicalBatch:
             if self.hidden is not None:
                 present = present * (self.hidden[:, piece].to(device, present.dtype) @ data.dependence < 0.5)
             inputs = torch.cat([scaled * present, present, data.always[rows]], dim=-1)
-            yield Batch(inputs, data.targets[rows], data.weights[rows])
+            yield Batch(inputs, data.targets[rows])
 
 
 def stream(seed: int, purpose: str, *place: int) -> int:
@@ -109,14 +110,14 @@ def stream(seed: int, purpose: str, *place: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest())
 
 
-def shuffled(people: int, members: int, seed: int) -> Order:
-    """Everybody once an epoch, for each member in a random order of its own."""
+def ordered(ages: Tensor, members: int, batch_size: int, age_groups: AgeGroups, seed: int) -> Order:
+    """For each member an order of its own of the people of ``ages`` (n,) in years, on their device.
 
-    def order(epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(stream(seed, "order", epoch))
-        return torch.stack([torch.randperm(people, generator=generator) for _ in range(members)])
-
-    return order
+    ``proportional``: everybody once an epoch, and in every batch each age group's share of the people, rounded up or
+    down. ``even``: as many of each group in every batch, drawn with replacement.
+    """
+    groups = decades(ages.cpu()).to(ages.device)
+    return AgeSampler(groups, members, batch_size, Place(seed), even=age_groups == "even").epoch
 
 
 def epoch_batches(

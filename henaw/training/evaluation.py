@@ -12,12 +12,12 @@ from henaw.training.batches import TrainingData
 
 @torch.no_grad()
 def evaluate_members(network: EnsembleNetwork, loss: Loss, data: TrainingData, rows: int) -> Tensor:
-    """Weighted mean loss of each member on ``data`` with nothing hidden, ``rows`` people at a time, shape (K,)."""
+    """Mean loss of each member on ``data`` with nothing hidden, ``rows`` people at a time, shape (K,)."""
     network.eval()
     members = network.shape.members
     total = data.targets.new_zeros(members)
     for start in range(0, len(data), rows):
         part = slice(start, start + rows)
         outputs = network(data.inputs(part).expand(members, -1, -1))
-        total += (data.weights[part] * loss(outputs, data.targets[part])).sum(dim=1)
+        total += loss(outputs, data.targets[part]).sum(dim=1)
     return total / len(data)

@@ -31,7 +31,6 @@ from henaw.training.checkpoints import Checkpoints
 from henaw.training.device import choose_device, use_threads
 from henaw.training.era import eras, without_era
 from henaw.training.microbatch import Halving, Place
-from henaw.training.recency import recency_weights
 from henaw.training.telemetry import Events
 from henaw.training.trainer import train
 
@@ -206,6 +205,5 @@ def training_data(
         present=tensor(present),
         always=tensor(np.stack(always, axis=1)),
         targets=tensor(np.stack(targets, axis=1)),
-        weights=tensor(recency_weights(table, config.training)),
         dependence=tensor(dependence(panel).astype(np.float64)),
     )

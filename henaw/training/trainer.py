@@ -13,10 +13,10 @@ from functools import partial
 
 import torch
 
-from henaw.model.losses import Loss
+from henaw.model.losses import AGE, Loss
 from henaw.model.network import EnsembleNetwork
 from henaw.settings import Training
-from henaw.training.batches import Disturbance, LogicalBatch, TrainingData, epoch_batches, shuffled, stream
+from henaw.training.batches import Disturbance, LogicalBatch, TrainingData, epoch_batches, ordered, stream
 from henaw.training.checkpoints import Checkpoints
 from henaw.training.clipping import StepFigures, clip_members, step_figures
 from henaw.training.device import keep_freed_memory, own_random_numbers
@@ -90,7 +90,8 @@ class _Run:
     checkpoints: Checkpoints | None
 
     def __post_init__(self) -> None:
-        self.order = shuffled(len(self.people), self.network.shape.members, self.seed)
+        ages, members = self.people.targets[:, AGE], self.network.shape.members
+        self.order = ordered(ages, members, self.settings.batch_size, self.settings.age_groups, self.seed)
         self.steps_per_epoch = math.ceil(len(self.people) / self.settings.batch_size)
         self.state = TrainingState(self.network, self.settings, self.settings.epochs * self.steps_per_epoch)
         self.transaction = Transaction(self.network, self.state.optimizer)
@@ -160,8 +161,7 @@ class _Run:
             torch.manual_seed(stream(self.seed, "dropout", progress.epoch, progress.batch))
         losses = self.people.targets.new_zeros(members)
         for piece in batch.split(rows):
-            each = piece.weights * self.loss(self.network(piece.inputs), piece.targets)
-            member_loss = each.sum(dim=1) / len(batch)
+            member_loss = self.loss(self.network(piece.inputs), piece.targets).sum(dim=1) / len(batch)
             member_loss.sum().backward()  # members share nothing: the sum's gradient is each member's own
             losses += member_loss.detach()
         limit = self.settings.clip_norm

@@ -41,7 +41,6 @@ def people(count: int = 100, seed: int = 0) -> TrainingData:
         present=torch.ones(count, 2),
         always=torch.zeros(count, 1),
         targets=50 + 8 * scaled[:, :1] + 3 * noise,
-        weights=torch.ones(count),
         dependence=torch.eye(2),
     )
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from henaw.model.ensemble import network_inputs
 from henaw.model.features import FeatureScaling, dependence, raw_features
 from henaw.model.losses import AGE, DIED, YEARS
-from henaw.training.batches import Batch, Disturbance, LogicalBatch, TrainingData, epoch_batches, shuffled, stream
+from henaw.training.batches import Batch, Disturbance, LogicalBatch, TrainingData, epoch_batches, ordered, stream
 from henaw.training.fit import training_data
 from tests.scenarios import BLOOD9, KNOWN, blood_rows, mortal_cohort, tiny_config
 
@@ -34,7 +34,7 @@ def epoch(
 def drawn(
     people: TrainingData, batch_size: int, disturbance: Disturbance, seed: int = 0, number: int = 0, first: int = 0
 ) -> list[LogicalBatch]:
-    order = shuffled(len(people), MEMBERS, seed)(number)
+    order = ordered(people.targets[:, AGE], MEMBERS, batch_size, "proportional", seed)(number)
     return list(epoch_batches(people, order, batch_size, disturbance, seed, number, first))
 
 
@@ -59,7 +59,7 @@ def test_every_member_sees_everybody_exactly_once(people: int, batch_size: int, 
 
 
 def test_members_and_epochs_have_orders_of_their_own() -> None:
-    order = shuffled(50, MEMBERS, 0)
+    order = ordered(torch.arange(50.0), MEMBERS, 16, "proportional", 0)
     assert torch.equal(order(0), order(0))
     orders = {tuple(member.tolist()) for number in (0, 1) for member in order(number)}
     assert len(orders) == 2 * MEMBERS
@@ -83,7 +83,7 @@ def test_an_epoch_goes_on_from_any_batch_as_if_it_had_not_stopped(
     found = drawn(data(people), batch_size, disturbance, 3, number, first)
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        for name in ("inputs", "targets", "weights"):
+        for name in ("inputs", "targets"):
             assert torch.equal(getattr(whole(one), name), getattr(whole(other), name))
 
 
@@ -93,7 +93,7 @@ def test_a_batch_is_the_same_in_whatever_pieces(people: int, size: int) -> None:
     [batch] = drawn(data(people), 40, Disturbance(0.3, 0.2))
     pieces = list(batch.split(size))
     assert all(piece.targets.shape[1] <= size for piece in pieces)
-    for name in ("inputs", "targets", "weights"):
+    for name in ("inputs", "targets"):
         assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces], dim=1), getattr(whole(batch), name))
 
 

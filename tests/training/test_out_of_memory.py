@@ -229,11 +229,10 @@ def squared(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("rows", [50, 33, 7, 1])
 def test_pieces_give_the_full_batchs_gradient_and_step(dtype: torch.dtype, limit: float, rows: int) -> None:
-    """To 1e-6 (1e-12) of the gradient's norm; the weights are recency's: averaging pieces would give them wrong."""
+    """To 1e-6 (1e-12) of the gradient's norm; averaging the pieces' means would give them wrong."""
     settings = training("training.epochs=1 training.batch_size=100 training.input_noise=0")
     data = people()
-    weights = torch.rand(100, generator=torch.Generator().manual_seed(1)) + 0.5
-    data = replace(data, **{name: values.to(dtype) for name, values in (vars(data) | {"weights": weights}).items()})
+    data = replace(data, **{name: values.to(dtype) for name, values in vars(data).items()})
     made = {}
     for size in (100, rows):
         made[size] = network().to(dtype)
