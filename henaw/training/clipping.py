@@ -43,16 +43,20 @@ class StepFigures:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Mean loss of the members; norms of the gradient over all members (before clipping, after it, by layer)."""
+        """Mean loss of the members; norms of the gradient over all members, before clipping and after it."""
         return {
             "loss": sum(self.losses) / len(self.losses),
             "gradient_norm": math.sqrt(sum(norm * norm for norm in self.norms)),
             "gradient_norm_largest_member": max(self.norms),
             "gradient_norm_clipped": math.sqrt(sum(min(norm, self.limit) ** 2 for norm in self.norms)),
             "clipped_fraction": self.clipped_fraction,
-            **{f"gradient_norm_{layer}": norm for layer, norm in self.groups.items()},
-            **{f"gradient_norm_{layer}_clipped": norm for layer, norm in self.clipped_groups.items()},
         }
+
+    @property
+    def by_layer(self) -> dict[str, float]:
+        """Norm of each layer's gradient over all members, before clipping and after it."""
+        before = {f"gradient_norm_{layer}": norm for layer, norm in self.groups.items()}
+        return before | {f"gradient_norm_{layer}_clipped": norm for layer, norm in self.clipped_groups.items()}
 
 
 def clip_members(parameters: Sequence[Tensor], limit: float) -> Tensor:

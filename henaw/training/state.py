@@ -63,8 +63,7 @@ class Progress:
             "gradient_norm": sum(figures.norms) / members,
             "gradient_norm_clipped": sum(min(norm, figures.limit) for norm in figures.norms) / members,
             "clipped_fraction": figures.clipped_fraction,
-            **{f"gradient_norm_{layer}": norm for layer, norm in figures.groups.items()},
-            **{f"gradient_norm_{layer}_clipped": norm for layer, norm in figures.clipped_groups.items()},
+            **figures.by_layer,
         }.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.step, self.batch, self.skipped_in_a_row = self.step + 1, self.batch + 1, 0

@@ -167,7 +167,7 @@ class _Run:
         limit = self.settings.clip_norm
         squares = clip_members(self.state.parameters, limit)
         figures = step_figures(self.state.names, losses, squares, limit)  # a step's only wait for the device
-        self.events.on_grad_computed(progress.step, figures.metrics)
+        self.events.on_grad_computed(progress.step, figures.metrics | figures.by_layer)
         if figures.finite:
             self.transaction.step()
         return figures

@@ -30,6 +30,9 @@ class MlflowServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Return when it answers, at once where it has been started before."""
+        if self._process is not None:
+            return
         command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"]
         command += ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
@@ -59,13 +62,23 @@ class MlflowServer:
             self._process = None
 
 
+def _bound(port: int) -> socket.socket:
+    """What had the port before may need a moment to die."""
+    for _ in range(200):
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError:
+            time.sleep(0.05)
+    raise TimeoutError(port)
+
+
 @contextmanager
 def answering(port: int, answer: bytes | None) -> Iterator[list[int]]:
     """A server at ``port`` that gives ``answer`` to every request, None: to none; yields how many there were."""
     asked = [0]
     stop = threading.Event()
     kept: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", port)) as server:
+    with _bound(port) as server:
         server.settimeout(0.05)
 
         def serve() -> None:
