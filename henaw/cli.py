@@ -107,7 +107,7 @@ def nhanes(
     progress = ProgressLine()
     named = [cycle.strip() for cycle in cycles.split(",") if cycle.strip()]
     with progress.stage("fetch"):
-        known = load_nhanes_map(asset_folder("mlproject") / "nhanes.yaml")
+        known = load_nhanes_map(asset_folder("mlproject"))
         done = fetch_nhanes(named, folder, known, base=mirror, progress=progress)
     typer.echo(f"{folder}: {done.brought} files fetched, {done.present} were there already and are unchanged")
 

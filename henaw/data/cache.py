@@ -39,6 +39,7 @@ from henaw.data.handles import read_kept_open
 from henaw.data.locks import locked
 from henaw.data.panel import Panel
 from henaw.data.participants import are_among, key_fingerprint, load_or_create_key
+from henaw.data.units import UNITS_FILE
 from henaw.errors import EnvironmentProblem
 
 logger = logging.getLogger(__name__)
@@ -67,8 +68,8 @@ def cache_folder(config: Config) -> Path:
 def cache_key(config: Config, panel: Panel) -> str:
     """The name of the clean cohort that ``config`` and ``panel`` lead to, in 32 hexadecimal digits.
 
-    It follows the source's bytes, who has withdrawn, how they are read, judged and filtered, the suites, the panel, the
-    pseudonym key, and the version and code of the rooms that do it.
+    It follows the source's bytes, who has withdrawn, how they are read, judged and filtered, the suites, what units are
+    judged by, the panel, the pseudonym key, and the version and code of the rooms that do it.
 
     Raises:
         BadInput: the source cannot be read.
@@ -77,11 +78,12 @@ def cache_key(config: Config, panel: Panel) -> str:
     package = Path(__file__).resolve().parent.parent
     code = [*sorted((package / "data").glob("*.py")), *sorted((package / "validation").glob("*.py"))]
     suites = sorted(asset_folder("expectations").glob("*.json"))
+    units = [asset_folder("mlproject") / "panels" / name for name in (UNITS_FILE, "reference.yaml")]
     return digest_values(
         {
             "schema": _SCHEMA,
             "version": __version__,
-            "suites": [[path.name, digest_file(path)] for path in suites],
+            "suites": [[path.name, digest_file(path)] for path in [*suites, *units]],
             "code": [[path.parent.name, path.name, digest_file(path)] for path in code],
             "source": source_digest(config, panel),
             "target": config.target,

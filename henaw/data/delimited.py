@@ -41,6 +41,9 @@ _BLOCK_BYTES = 1 << 21
 _LONGEST_LINE = 1 << 23
 _BATCH_ROWS = 65_536
 _WORKERS = min(4, os.cpu_count() or 1)
+_DELIMITERS = ",;\t|"
+_AFTER_QUOTED = re.compile(rf'"(?:[^"]|"")*"([{_DELIMITERS}])')
+_NO_NAME = re.compile(r"[+-]?[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?|[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 def header_line(path: Path, *, gzipped: bool) -> str:
@@ -75,15 +78,18 @@ def delimited_columns(path: Path, delimiter: str, *, gzipped: bool) -> list[str]
         BadInput: as ``header_line``, or no names, or another delimiter.
     """
     header = header_line(path, gzipped=gzipped)
+    quoted = _AFTER_QUOTED.match(header)
+    other = quoted[1] if quoted else next((mark for mark in _DELIMITERS if mark in header), delimiter)
+    if other != delimiter and (quoted or delimiter not in header):
+        raise BadInput(
+            f"{path}: columns separated by {other!r}; expected {delimiter!r} (.csv: commas, .tsv and .tab: tabs)"
+        )
     try:
         names = next(csv.reader(io.StringIO(header), delimiter=delimiter, strict=True))
     except csv.Error:
         raise BadInput(f"{path}: header with a quotation mark that is not closed") from None
-    if len(names) == 1 and (other := [mark for mark in ",;\t|" if mark in names[0]]):
-        raise BadInput(
-            f"{path}: columns separated by {other[0]!r}; expected {delimiter!r} (.csv: commas, .tsv and .tab: tabs)"
-        )
-    if sum(name.strip().lstrip("-").replace(".", "", 1).isdigit() for name in names) * 2 > len(names):
+    filled = [name for name in names if name.strip()]
+    if 2 * sum(bool(_NO_NAME.fullmatch(name.strip())) for name in filled) > len(filled):
         raise BadInput(f"{path}: first line holds numbers; expected the names of the columns")
     return names
 

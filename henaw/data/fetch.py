@@ -55,8 +55,7 @@ def fetch_file(address: str, part: Path, progress: Progress, patience: Patience)
         EnvironmentProblem: the server cannot be reached, refuses, sends a web page or breaks off each time; or the disk
             does not take the file. What came is kept.
     """
-    if urllib.parse.urlsplit(address).scheme not in ("http", "https"):
-        raise BadInput(f"{address}: expected an address that begins with https:// or http://")
+    require_web_address(address)
     for tried in range(1, patience.tries + 1):
         try:
             _continue(address, part, progress, patience.silence_seconds)
@@ -70,6 +69,20 @@ def fetch_file(address: str, part: Path, progress: Progress, patience: Patience)
             time.sleep(pause)
         else:
             return
+
+
+def require_web_address(address: str) -> None:
+    """Check that ``address`` may be one of the web.
+
+    Raises:
+        BadInput: it is none.
+    """
+    try:
+        scheme = urllib.parse.urlsplit(address).scheme
+    except ValueError:
+        scheme = ""
+    if scheme not in ("http", "https"):
+        raise BadInput(f"{address}: expected an address that begins with https:// or http://")
 
 
 def _continue(address: str, part: Path, progress: Progress, silence_seconds: float) -> None:

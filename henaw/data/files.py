@@ -74,6 +74,32 @@ def private_folder(path: Path) -> Path:
     return path
 
 
+def is_folder(path: Path) -> bool:
+    """Whether ``path`` is a folder; where that cannot be known it is none, and whoever opens it says why."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def require_file(path: Path, expected: str) -> None:
+    """Check that ``path`` is a regular file that can be opened: a pipe or device might never end.
+
+    Raises:
+        BadInput: it is not; the message ends with what was ``expected``.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            path.open("rb").close()
+            return
+    except (FileNotFoundError, ValueError):  # ValueError: a name that no file can have
+        raise BadInput(f"{path}: no such file; {expected}") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+    raise BadInput(f"{path}: is a {'folder' if stat.S_ISDIR(mode) else 'pipe or device'}; {expected}")
+
+
 def digest_file(path: Path) -> str:
     """BLAKE2b (256 bit, hex) of the bytes of ``path``, read in blocks.
 

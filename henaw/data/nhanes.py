@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from henaw.data.files import is_folder, require_file
 from henaw.data.nhanes_mortality import read_mortality
 from henaw.data.nhanes_transport import read_transport
 from henaw.data.nhanes_variables import DEMOGRAPHICS, MORTALITY, Column, NhanesMap
+from henaw.data.units import Conversion
 from henaw.errors import BadInput
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ ID_COLUMNS = ("cycle", "seqn")
 _CYCLE, _SEQN = ID_COLUMNS
 _SURVEY = "SDDSRVYR"
 _ENDINGS = (".xpt", ".dat")
+_MOST_BEYOND = 0.05  # of the people, who may come after the last one of a file
 _DEMOGRAPHICS_NAME = re.compile(r"(P_)?DEMO(_[A-Z])?")
 
 
@@ -53,9 +56,10 @@ def find_surveys(folder: Path, known: NhanesMap) -> list[Survey]:
         BadInput: no such folder, no cycle in it, one without demographics, one that is not known, a file twice, or
             cycles with the same people.
     """
-    if not folder.is_dir():
-        found = "is a file" if folder.exists() else "no such folder"
-        raise BadInput(f"{folder}: {found}; expected a folder with SAS transport files of NHANES (DEMO_F.xpt, …)")
+    if not is_folder(folder):
+        expected = "expected a folder with SAS transport files of NHANES (DEMO_F.xpt, …)"
+        require_file(folder, expected)
+        raise BadInput(f"{folder}: is a file; {expected}")
     named: dict[str, Path] = {}
     for file in _files(folder):
         name = file.name.lower()
@@ -122,21 +126,26 @@ def read_nhanes(
 def nhanes_files(
     folder: Path, known: NhanesMap, columns: Sequence[str], optional: Collection[str] = ()
 ) -> dict[str, Path]:
-    """The files that ``read_nhanes`` would read, by cycle and what they hold; none is opened.
+    """The files that ``read_nhanes`` would read, by cycle and what they hold; none is read.
 
     Raises:
-        BadInput: as ``find_surveys``, or a column that cannot be given.
+        BadInput: as ``find_surveys``, a column that cannot be given, or a file that cannot be opened.
     """
     surveys = find_surveys(folder, known)
     given = _given(folder, surveys, known, columns, optional)
-    return {f"{survey.cycle} {role}": survey.files[role] for survey in surveys for role in _roles(survey, known, given)}
+    files = {f"{one.cycle} {role}": one.files[role] for one in surveys for role in _roles(one, known, given)}
+    for path in files.values():
+        require_file(path, "expected a file of NHANES")
+    return files
 
 
 def _files(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise BadInput(f"{error.filename}: cannot be read: {error.strerror}")
 
-    for place, subfolders, names in os.walk(folder, onerror=refuse if folder.is_dir() else None):
+    if not is_folder(folder):
+        return
+    for place, subfolders, names in os.walk(folder, onerror=refuse):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         yield from (
             Path(place) / name for name in sorted(names) if name.lower().endswith(_ENDINGS) and not name.startswith(".")
@@ -196,6 +205,7 @@ def _read_survey(survey: Survey, known: NhanesMap, given: Sequence[str]) -> pd.D
         raise BadInput(
             f"{survey.files[DEMOGRAPHICS]}: not of cycle {survey.cycle}; expected {_SURVEY} {cycle.survey} in each row"
         )
+    _require_ends(survey, frames)
     if MORTALITY in frames and (lost := int((~asked.index.isin(frames[MORTALITY].index)).sum())):
         raise BadInput(
             f"{survey.files[MORTALITY]}: no line for {lost} of the {len(asked)} people of "
@@ -203,7 +213,10 @@ def _read_survey(survey: Survey, known: NhanesMap, given: Sequence[str]) -> pd.D
         )
     examined = asked.index[asked[people.examined.variable] == people.examined.code]
     rows = {role: frame.reindex(examined) for role, frame in frames.items()}
-    made = {name: _values(rows[one.file], one, cycle.top_age, known.decimals) for name, one in needed.items()}
+    made = {
+        name: _values(rows[one.file], one, known.conversion(name, one), cycle.top_age, known.decimals)
+        for name, one in needed.items()
+    }
     kept = made["age_years"] >= people.least_age
     if blood := [made[name].notna() for name in people.measured if name in made]:
         kept &= np.logical_or.reduce(blood)
@@ -215,7 +228,22 @@ def _read_survey(survey: Survey, known: NhanesMap, given: Sequence[str]) -> pd.D
     return table[kept]
 
 
-def _values(rows: pd.DataFrame, column: Column, top_age: int, decimals: int) -> pd.Series[Any]:
+def _require_ends(survey: Survey, frames: Mapping[str, pd.DataFrame]) -> None:
+    """Check that no file ends long before the others, as one does that was cut between two rows.
+
+    They are in order of respondents, and whom they leave out is spread over all of it.
+    """
+    people = np.unique(np.concatenate([frame.index.to_numpy() for frame in frames.values()]))
+    for role, frame in frames.items():
+        if (missing := (people > frame.index.max()).mean()) > _MOST_BEYOND:
+            raise BadInput(
+                f"{survey.files[role]}: ends before {missing:.0%} of the people of the other files; is it cut short?"
+            )
+
+
+def _values(
+    rows: pd.DataFrame, column: Column, conversion: Conversion | None, top_age: int, decimals: int
+) -> pd.Series[Any]:
     decimals = decimals if column.decimals is None else column.decimals
     if column.readings:
         return _mean_reading(rows[column.readings]).round(decimals)
@@ -227,7 +255,8 @@ def _values(rows: pd.DataFrame, column: Column, top_age: int, decimals: int) -> 
         sought = top_age if column.equals == "top_age" else column.equals
         return (values == sought).astype("float64").where(values.notna())
     slope, offset = column.linear
-    return ((slope * values + offset) * column.factor).round(decimals)
+    values = slope * values + offset
+    return (conversion.to_canonical(values) if conversion else values).round(decimals)
 
 
 def _mean_reading(readings: pd.DataFrame) -> pd.Series[Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import filelock
 
 from henaw.console import ProgressLine
-from henaw.data.fetch import PATIENT, Patience, fetch_file
+from henaw.data.fetch import PATIENT, Patience, fetch_file, require_web_address
 from henaw.data.files import write_atomically
 from henaw.data.nhanes_mortality import read_mortality
 from henaw.data.nhanes_transport import read_transport
@@ -69,6 +69,8 @@ def fetch_nhanes(
     if not cycles:
         raise BadInput("no cycle of NHANES is named; expected some as 2007-2008,2009-2010")
     known.require_apart([known.require_cycle(cycle) for cycle in dict.fromkeys(cycles)], str(folder))
+    if base:
+        require_web_address(base)
     paths = {f"{cycle}/{name}": path for cycle in cycles for name, path in known.published_paths(cycle).items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from henaw.data.files import require_file
 from henaw.data.nhanes_transport import SEQN
 from henaw.errors import BadInput
 
@@ -22,6 +23,7 @@ def read_mortality(path: Path) -> pd.DataFrame:
     Raises:
         BadInput: it cannot be read, has no lines, a line of another form, or a ``SEQN`` twice.
     """
+    require_file(path, "expected a linked mortality file of NHANES")
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from henaw.data.files import require_file
 from henaw.errors import BadInput
 
 SEQN = "SEQN"
@@ -68,9 +69,8 @@ def read_transport(path: Path, variables: Sequence[str]) -> pd.DataFrame:
 
 
 def _content(path: Path) -> bytes:
+    require_file(path, "expected a SAS transport file")
     try:
-        if path.exists() and not path.is_file():
-            raise BadInput(f"{path}: is a folder, pipe or device; expected a SAS transport file")
         return path.read_bytes()
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from henaw.data.panel import read_yaml
+from henaw.data.units import UNITS_FILE, Conversion, load_conversions
 from henaw.errors import BadInput
 
+MAP_FILE = "nhanes.yaml"
 MORTALITY = "mortality"
 DEMOGRAPHICS = "demographics"
 
@@ -42,7 +44,8 @@ class Column(_Part):
     variable: str | None = None
     readings: list[str] = []
     linear: tuple[float, float] = Field((1, 0), strict=False)
-    factor: float = 1
+    unit: str | None = None
+    unit_of: str | None = None
     codes: dict[int, str | int] = {}
     equals: float | Literal["top_age"] | None = None
     decimals: int | None = None
@@ -52,8 +55,8 @@ class Column(_Part):
     def _one_way(self) -> Column:
         if (self.variable is None) == (not self.readings):
             raise ValueError("expected variable or readings")
-        if bool(self.codes) + (self.equals is not None) + bool(self.readings) + (self.factor != 1) > 1:
-            raise ValueError("expected one of codes, equals, readings and factor")
+        if bool(self.codes) + (self.equals is not None) + bool(self.readings) + (self.unit is not None) > 1:
+            raise ValueError("expected one of codes, equals, readings and unit")
         return self
 
     @property
@@ -83,12 +86,13 @@ class People(_Part):
 
 
 class NhanesMap(_Part):
-    """All of ``mlproject/nhanes.yaml``."""
+    """All of ``mlproject/nhanes.yaml``, and the ``conversions`` of units that it refers to."""
 
     decimals: int
     people: People
     cycles: dict[str, Cycle]
     columns: dict[str, Column]
+    conversions: dict[str, tuple[Conversion, ...]]
 
     @model_validator(mode="after")
     def _names_known(self) -> NhanesMap:
@@ -99,7 +103,9 @@ class NhanesMap(_Part):
             if unknown := [cycle for cycle in column.by_cycle if cycle not in self.cycles]:
                 raise ValueError(f"columns: {name}: no cycle {unknown[0]}")
             for cycle in self.cycles:
-                self.column_in(name, cycle)
+                made = self.column_in(name, cycle)
+                if made and made.unit and self.conversion(name, made) is None:
+                    raise ValueError(f"columns: {name}: {UNITS_FILE} has no {made.unit} for it")
         for cycle, one in self.cycles.items():
             if DEMOGRAPHICS not in one.files or not set(one.includes) <= set(self.cycles):
                 raise ValueError(f"cycles: {cycle}: expected a file {DEMOGRAPHICS}, and known cycles in includes")
@@ -114,6 +120,11 @@ class NhanesMap(_Part):
         if changes is None or column.file not in self.cycles[cycle].files:
             return None
         return Column.model_validate(column.model_dump(exclude={"by_cycle"}) | changes)
+
+    def conversion(self, name: str, column: Column) -> Conversion | None:
+        """What brings column ``name``, which is made as ``column``, into its canonical unit; None where it is in it."""
+        known = self.conversions.get(column.unit_of or name, ())
+        return next((one for one in known if one.unit == column.unit), None)
 
     def published_paths(self, cycle: str) -> dict[str, str]:
         """Where the files of ``cycle`` are, by their names: the paths of their addresses at the publisher's."""
@@ -146,18 +157,16 @@ class NhanesMap(_Part):
                 raise BadInput(f"{where}: cycle {cycle} has the people of {again[0]} again; expected one of the two")
 
 
-def load_nhanes_map(path: Path) -> NhanesMap:
-    """Read the map.
+def load_nhanes_map(folder: Path) -> NhanesMap:
+    """Read the map in ``folder`` (``mlproject``), and the units in its ``panels``.
 
     Raises:
         BadInput: not YAML, or a key that is missing, unknown or of the wrong kind.
     """
+    path = folder / MAP_FILE
     try:
-        raw: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return NhanesMap.model_validate(raw)
+        return NhanesMap.model_validate(read_yaml(path) | {"conversions": load_conversions(folder / "panels")})
     except ValidationError as error:
         first = error.errors()[0]
         where = ": ".join(map(str, first["loc"]))
         raise BadInput(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from henaw.data.files import create_once, private_folder
+from henaw.data.files import create_once, disk_errors, private_folder
 from henaw.errors import BadInput, EnvironmentProblem
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,9 @@ def load_or_create_key(folder: Path) -> bytes:
     if (from_environment := os.environ.get(KEY_VARIABLE)) is not None:
         return _parse_key(from_environment, f"environment variable {KEY_VARIABLE}")
     path = folder / KEY_FILE
-    if not path.exists():
+    with disk_errors(path, "read"):
+        known = path.exists()
+    if not known:
         private_folder(folder)
         if create_once(path, lambda temporary: temporary.write_text(secrets.token_hex(_KEY_BYTES) + "\n")):
             logger.info("made pseudonym key %s: keep it, other pseudonyms follow from another key", path)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from henaw.data import cache, stored_splits
 from henaw.data.cohort import PARTICIPANT
-from henaw.data.files import write_atomically
+from henaw.data.files import disk_errors, write_atomically
 from henaw.data.participants import are_among, load_or_create_key, pseudonyms
 from henaw.data.trainings import trainings_with
 from henaw.data.withdrawals import read_ids_to_withdraw, remember_withdrawn, withdrawn_pseudonyms
@@ -53,7 +53,9 @@ def withdraw(state: Path, lists: Path) -> Removal:
         IntegrityError: a file in the folder is damaged.
         EnvironmentProblem: the disk does not allow it.
     """
-    if not state.is_dir():
+    with disk_errors(state, "read"):
+        known = state.is_dir()
+    if not known:
         raise BadInput(f"state.folder: {state}: no such folder; expected the one that earlier runs have used")
     ids = read_ids_to_withdraw(lists)
     names = pd.Series(sorted(ids), dtype="str")

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from henaw.data.delimited import delimited_batches, delimited_columns, header_line
+from henaw.data.files import require_file
 from henaw.errors import BadInput
 
 MISSING = ("", ".", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
@@ -32,6 +33,7 @@ SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".tab", ".tab.gz", ".txt", ".t
 """Endings of a table's name: commas in .csv, tabs in .tsv, .tab and .txt."""
 
 _BATCH_ROWS = 65_536
+_MANY = 6
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
@@ -60,8 +62,10 @@ def table_columns(path: Path) -> list[str]:
     else:
         names = delimited_columns(path, _delimiter(suffix), gzipped=suffix.endswith(".gz"))
     repeated = [name for name, times in Counter(names).items() if name and times > 1]
-    if repeated:
-        raise BadInput(f"{path}: column {', '.join(repeated)} occurs more than once; expected each name once")
+    if repeated:  # by its place: a table without a header has values there
+        first, second, *_ = (place for place, name in enumerate(names, 1) if name == repeated[0])
+        more = f", and {len(repeated) - 1} more names occur twice" if len(repeated) > 1 else ""
+        raise BadInput(f"{path}: columns {first} and {second} have the same name{more}; expected each name once")
     return names
 
 
@@ -130,24 +134,17 @@ def require_columns(
 
 
 def _nearest(name: str, present: Sequence[str]) -> str:
-    found = difflib.get_close_matches(name, present, n=1, cutoff=0.6)
-    return f" (nearest: {found[0]})" if found else ""
+    found = difflib.get_close_matches(name, present, n=_MANY, cutoff=0.6)
+    alike = difflib.get_close_matches(name, found, n=_MANY, cutoff=0.75)
+    # many names of a kind are ids perhaps, in a table that lies on its side
+    return f" (nearest: {found[0]})" if found and len(alike) < _MANY else ""
 
 
 def _checked_suffix(path: Path) -> str:
     expected = f"expected a file whose name ends in {', '.join(SUFFIXES)}"
-    try:
-        if path.is_dir():
-            raise BadInput(f"{path}: is a folder; {expected}")
-        if not path.exists():
-            raise BadInput(f"{path}: no such file")
-        if not path.is_file():
-            raise BadInput(f"{path}: is a pipe or device; expected a regular file")
-        if path.stat().st_size == 0:
-            raise BadInput(f"{path}: is empty; expected a header and rows")
-        path.open("rb").close()
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+    require_file(path, expected)
+    if path.stat().st_size == 0:
+        raise BadInput(f"{path}: is empty; expected a header and rows")
     for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix):
             return suffix
@@ -244,6 +241,6 @@ def _looks(cell: str) -> str:
         return "a decimal comma; expected a point"
     if re.match(r"[<>≤≥]", cell):
         return "a limit like '<' or '>'; expected a number or an empty cell"
-    if re.fullmatch(r"[+-]?([0-9.eE+-]+|inf(inity)?)", cell, re.IGNORECASE):
+    if _NUMBER.fullmatch(cell) or re.fullmatch(r"[+-]?inf(inity)?", cell, re.IGNORECASE):
         return "not finite; expected a number or an empty cell"
     return "text; expected a number or an empty cell"

@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from isal import isal_zlib
 
+from henaw.data.files import is_folder
 from henaw.data.table import SUFFIXES, read_table, table_columns, table_header
 from henaw.data.ukb_names import Variable, is_id, variable
 from henaw.data.withdrawals import Withdrawals
@@ -53,16 +54,14 @@ class Values:
 
 
 def is_export(path: Path) -> bool:
-    """Whether ``path`` is an export, or a folder with one in it; what cannot be read is none."""
-
-    def holds_fields(file: Path) -> bool:
-        try:
-            export = _export(file)
-        except BadInput:
-            return False
-        return export is not None and bool(export.columns)
-
-    return any(map(holds_fields, _files(path)))
+    """Whether ``path`` is an export, or a folder with tables in it; a file that cannot be read is none."""
+    if is_folder(path):
+        return any(True for _ in _files(path))
+    try:
+        export = _export(path)
+    except BadInput:
+        return False
+    return export is not None and bool(export.columns)
 
 
 def find_exports(path: Path) -> list[Export]:
@@ -73,8 +72,6 @@ def find_exports(path: Path) -> list[Export]:
     Raises:
         BadInput: no such path, no export there, or a file that cannot be read (an empty or damaged one, UTF-16, …).
     """
-    if not path.exists():
-        raise BadInput(f"{path}: no such file or folder")
     exports: list[Export] = []
     for file in _files(path):
         export = _export(file)
@@ -146,7 +143,7 @@ def estimated_rows(exports: Sequence[Export]) -> int:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
+    if not is_folder(path):
         yield path
         return
 

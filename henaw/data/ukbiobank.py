@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from henaw.data.files import require_file
 from henaw.data.panel import Biomarker
 from henaw.data.ukb_codings import answered, codes, dates, months, sexes
 from henaw.data.ukb_exports import Export, Meaning, Values, estimated_rows, find_exports, read_ids, read_variables
@@ -96,8 +97,8 @@ def export_files(source: Source, biomarkers: Sequence[Biomarker], asked: Mapping
     Raises:
         BadInput: no export there, a header that cannot be read, a field that no file has, or no file of ids.
     """
-    if source.with_ids and not Path(source.with_ids).is_file():
-        raise BadInput(f"source.with_ids: {source.with_ids}: no such file")
+    if source.with_ids:
+        require_file(Path(source.with_ids), "expected a file of ids (source.with_ids)")
     exports = find_exports(_path(source))
     wanted = _wanted(source, biomarkers, asked, exports)
     return [export.path for export in exports if any(one in wanted for one in export.columns)]

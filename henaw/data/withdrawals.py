@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from henaw.data.files import digest_values, private_folder, write_atomically
+from henaw.data.files import digest_values, is_folder, private_folder, require_file, write_atomically
 from henaw.data.locks import locked
 from henaw.data.participants import are_among, load_or_create_key, pseudonyms
 from henaw.errors import BadInput, EnvironmentProblem, IntegrityError
@@ -116,9 +116,9 @@ def remember_withdrawn(state: Path, people: Iterable[str]) -> frozenset[str]:
 
 
 def _list_files(path: Path) -> list[Path]:
+    if not is_folder(path):
+        return [path]
     try:
-        if not path.is_dir():
-            return [path]
         files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
@@ -129,11 +129,8 @@ def _list_files(path: Path) -> list[Path]:
 
 def _read_list(path: Path) -> Iterator[str]:
     expected = "expected a list of withdrawn participants: one id a line, no header"
+    require_file(path, expected)
     try:
-        if not path.exists():
-            raise BadInput(f"{path}: no such file; {expected}")
-        if not path.is_file():
-            raise BadInput(f"{path}: is a folder, pipe or device; {expected}")
         if path.stat().st_size > _LARGEST_LIST:
             raise BadInput(f"{path}: is larger than {_LARGEST_LIST >> 20} MiB; {expected}")
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -15,7 +15,7 @@ _DATE = b"22APR14:11:24:11"
 
 
 def nhanes_map() -> NhanesMap:
-    return load_nhanes_map(asset_folder("mlproject") / "nhanes.yaml")
+    return load_nhanes_map(asset_folder("mlproject"))
 
 
 def ibm_float(value: float | str | None) -> bytes:

@@ -422,7 +422,10 @@ def test_any_change_of_what_the_cohort_follows_from_is_another_key(
     with monkeypatch.context() as patch:
         patch.setenv(KEY_VARIABLE, "ab" * 32)
         keys["pseudonyms"] = cache_key(config, panel)
-    for changed_file in ("table.py", "suites.py", "schema.json"):  # code of data, of validation, and a suite
+    for changed_file in (
+        *("table.py", "suites.py"),  # code of data, and of validation
+        *("schema.json", "units.yaml", "reference.yaml"),  # what is judged by
+    ):
         with monkeypatch.context() as patch:
             real = cache.digest_file
             patch.setattr(
@@ -436,5 +439,5 @@ def test_any_change_of_what_the_cohort_follows_from_is_another_key(
     keys["a longer list"] = cache_key(changed(config, {"source": {"withdrawals": str(withdrawn)}}), panel)
     remember_withdrawn(Path(config.state.folder), ["ab" * 16])
     keys["henaw withdraw"] = cache_key(config, panel)
-    assert len(set(keys.values())) == len(keys) == 26
+    assert len(set(keys.values())) == len(keys) == 28
     print(f"{len(keys)} changes of input, code and settings: {len(set(keys.values()))} keys")

@@ -352,6 +352,10 @@ def test_wrong_cycles_folders_and_sums_are_one_line_each(site: Site, tmp_path: P
         fetch(site, tmp_path, ("2009",))
     with pytest.raises(BadInput, match=r"no cycle of NHANES is named"):
         fetch(site, tmp_path, ())
+    for base in ("ftp://mirror", "mirror", "http://[mirror"):
+        with pytest.raises(BadInput, match=r"expected an address that begins with https://"):
+            fetch_nhanes((CYCLE,), tmp_path / "new", nhanes_map(), base=base, progress=ProgressLine())
+    assert not (tmp_path / "new").exists()
     with pytest.raises(BadInput, match=r"cycle 2017-2020 has the people of 2017-2018 again"):
         fetch(site, tmp_path, ("2017-2018", "2017-2020"))
     (tmp_path / SUMS).write_text("not a sum\n")

@@ -15,6 +15,32 @@ from henaw.data import files
 from henaw.errors import BadInput, EnvironmentProblem
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("absent", "no such file; expected a list"),
+        ("file/in/a/file", "cannot be read: Not a directory"),
+        ("n" * 300, "cannot be read: File name too long"),
+        ("n\0", "no such file"),
+        ("loop", "cannot be read: Too many levels of symbolic links"),
+        ("folder", "is a folder; expected a list"),
+        ("pipe", "is a pipe or device; expected a list"),
+        ("zero", "is a pipe or device"),
+    ],
+)
+def test_what_is_no_file_is_bad_input(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe")
+    files.require_file(tmp_path / "file", "expected a list")
+    assert [files.is_folder(tmp_path / one) for one in ("folder", name)] == [True, name == "folder"]
+    with pytest.raises(BadInput) as caught:
+        files.require_file(tmp_path / name, "expected a list")
+    assert str(caught.value).startswith(f"{tmp_path / name}: {words}")
+
+
 def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 

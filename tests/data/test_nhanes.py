@@ -1,5 +1,6 @@
 """NHANES as published becomes the participant table, value by value; what is wrong with a folder is one line."""
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from henaw.data.nhanes_variables import NhanesMap, load_nhanes_map
 from henaw.data.panel import Panel, load_biomarkers, load_panel
 from henaw.data.participants import KEY_VARIABLE
 from henaw.errors import BadInput
-from tests.data.nhanes_files import mortality_line, nhanes_map, write_cycle
+from tests.data.nhanes_files import mortality_line, nhanes_map, transport, write_cycle
 
 PANELS = asset_folder("mlproject") / "panels"
 SEQNS = ("101", "102", "103", "104")
@@ -260,6 +261,27 @@ def with_values(**values: float) -> Callable[[Path], object]:
     return lambda folder: write_cycle(folder / HERE, HERE, values=columns)
 
 
+def with_rows(people: int, kept: Callable[[list[float]], list[float]]) -> Callable[[Path], object]:
+    """A cycle of many people, and fewer of them in the file of CRP."""
+
+    def change(folder: Path) -> None:
+        write_cycle(folder / HERE, HERE, people)
+        seqn = kept([float(person) for person in range(101, 101 + people)])
+        (folder / HERE / "CRP_F.xpt").write_bytes(transport({"SEQN": seqn, "LBXCRP": [0.5] * len(seqn)}))
+
+    return change
+
+
+def other_kind(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Something else in the place of a file."""
+
+    def change(folder: Path) -> None:
+        (folder / HERE / "CRP_F.xpt").unlink()
+        make(folder / HERE / "CRP_F.xpt")
+
+    return change
+
+
 def empty(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.mkdir()
@@ -275,7 +297,7 @@ def without_line(content: bytes) -> bytes:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no folder": (shutil.rmtree, "no such folder; expected a folder with SAS transport files"),
+    "no folder": (shutil.rmtree, "no such file; expected a folder with SAS transport files"),
     "empty": (empty, "no demographics of NHANES; expected DEMO.xpt"),
     "no demographics": (gone("DEMO_F.xpt"), "2009-2010 is there without DEMO_F.xpt"),
     "other name": (moved("DEMO_F.xpt", "DEMO_E.xpt"), "2009-2010 is there without DEMO_F.xpt"),
@@ -291,6 +313,14 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "ragged": (edited(MORTALITY, lambda whole: whole.replace(b"..", b".", 1)), "expected lines of a linked mortality"),
     "line gone": (edited(MORTALITY, without_line), "no line for 1 of the 4 people of DEMO_F.xpt"),
     "survey": (with_values(SDDSRVYR=5), "DEMO_F.xpt: not of cycle 2009-2010; expected SDDSRVYR 6"),
+    "cut between rows": (
+        with_rows(100, lambda rows: rows[:94]),
+        "CRP_F.xpt: ends before 6% of the people of the other files; is it cut short?",
+    ),
+    "pipe": (other_kind(os.mkfifo), "CRP_F.xpt: is a pipe or device; expected a file of NHANES"),
+    "device": (other_kind(lambda path: path.symlink_to("/dev/zero")), "CRP_F.xpt: is a pipe or device"),
+    "dangling": (other_kind(lambda path: path.symlink_to("nowhere")), "CRP_F.xpt: no such file"),
+    "loop": (other_kind(lambda path: path.symlink_to(path)), "CRP_F.xpt: cannot be read: Too many levels"),
     "children": (with_values(RIDAGEYR=5), "nobody aged 18 or more"),
 }
 
@@ -317,6 +347,7 @@ def test_a_folder_that_cannot_be_used_is_one_line_without_ids(
         ("cohort.require=[seqn]", "NHANES gives no column seqn"),
         ("cohort.exclude={visit:[1]}", "NHANES gives no column visit"),
         ("cohort.require=[cystatin_c_mg_l]", "cystatin_c_mg_l is not in the files of 2009-2010"),
+        ("'source.units={crp_mg_l: mg/dL}'", "source.units: the units of NHANES are known, and converted already"),
     ],
 )
 def test_what_nhanes_does_not_give_is_refused(
@@ -387,7 +418,7 @@ def test_auto_knows_a_folder_of_transport_files(folder: Path, tmp_path: Path, pa
     assert not is_nhanes(tmp_path / "none")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.csv").write_text("x\n1\n")
-    assert source_kind(settings(tmp_path / "other", tmp_path)) == "table"
+    assert source_kind(settings(tmp_path / "other", tmp_path)) == "ukbiobank", "a table is a file"
     with pytest.raises(BadInput, match=r"DEMO_F.xpt: is a file; expected a folder with SAS transport files"):
         read_cohort(settings(folder / "2009-2010" / "DEMO_F.xpt", tmp_path), panel)
 
@@ -428,10 +459,11 @@ def test_hidden_files_are_not_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("variable: LBXSAL, factor", "variables: LBXSAL, factor", "columns: albumin_g_l: "),
+        ("variable: LBXSAL, unit", "variables: LBXSAL, unit", "columns: albumin_g_l: "),
         ("{file: body,", "{file: bodies,", "columns: bmi_kg_m2: no cycle has a file bodies"),
         ("by_cycle: {2017-2020: null}", "by_cycle: {2017-2021: null}", "columns: exam_weight_2yr: no cycle 2017-2021"),
-        ("codes: {1: male, 2: female}", "codes: {1: male, 2: female}, factor: 2", "expected one of codes, equals"),
+        ("codes: {1: male, 2: female}", "codes: {1: male, 2: female}, unit: g/dL", "expected one of codes, equals"),
+        ("LBXSAL, unit: g/dL", "LBXSAL, unit: mg/dL", "columns: albumin_g_l: units.yaml has no mg/dL for it"),
         ("decimals: 4", "decimals: four", "decimals: "),
         ("measured: [albumin_g_l,", "measured: [albumin,", "people: measured: no column albumin"),
         ("columns:", "columns: [", "cannot be read as YAML"),
@@ -442,7 +474,8 @@ def test_a_fault_in_the_map_is_one_line(tmp_path: Path, old: str, new: str, word
     text = (asset_folder("mlproject") / "nhanes.yaml").read_text(encoding="utf-8")
     assert old in text
     (tmp_path / "nhanes.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
+    (tmp_path / "panels").symlink_to(asset_folder("mlproject") / "panels")
     with pytest.raises(BadInput) as caught:
-        load_nhanes_map(tmp_path / "nhanes.yaml")
+        load_nhanes_map(tmp_path)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)

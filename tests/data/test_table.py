@@ -162,6 +162,12 @@ BAD_FILES: dict[str, tuple[str, str | bytes, str]] = {
         GOOD.replace(",", ";"),
         "separated by ';'; expected ',' (.csv: commas, .tsv and .tab: tabs)",
     ),
+    "semicolons, quoted": ("t.csv", '"a";"b"\n"1";"2"\n', "separated by ';'; expected ','"),
+    "commas in a .tsv, quoted": ("t.tsv", '"a","b""c"\n1,2\n', "separated by ','; expected '\\t'"),
+    "no header, few values": ("t.csv", f"S03,,,,,{SECRET},{SECRET},,,\n" * 3, "first line holds numbers"),
+    "no header, dates": ("t.csv", "S03,1987-06-54,2008-01-01,2009-01-01,male\n" * 3, "first line holds numbers"),
+    "no header, texts": ("t.csv", f"a,b{SECRET},b{SECRET},c,c\n" * 3, "columns 2 and 3 have the same name, and 1 "
+                         "more names occur twice; expected each name once"),
     "tabs in a .csv": ("t.csv", GOOD.replace(",", "\t"), "columns separated by '\\t'; expected ','"),
     "commas in a .tsv": ("t.tsv", GOOD, "columns separated by ','; expected '\\t'"),
     "UTF-16": ("t.csv", GOOD.encode("utf-16"), "is UTF-16 or not text at all; expected text in UTF-8"),
@@ -183,11 +189,12 @@ BAD_FILES: dict[str, tuple[str, str | bytes, str]] = {
                               "in column age_years (1 rows), crp_mg_l (2 rows); the first"),
     "infinite": ("t.csv", GOOD.replace("1.5", "-Inf"), "column crp_mg_l: not finite; expected a number"),
     "too large for a number": ("t.csv", GOOD.replace("1.5", "987.654e999"), "column crp_mg_l: not finite"),
+    "a date in a number": ("t.csv", GOOD.replace("1.5", "1987-06-54"), "column crp_mg_l: text; expected a number"),
     "hexadecimal": ("t.csv", GOOD.replace("1.5", "0x10"), "not a number in column crp_mg_l"),
     "thousands": ("t.csv", GOOD.replace("1.5", "1_000"), "not a number in column crp_mg_l"),
     "missing column": ("t.csv", GOOD.replace("crp_mg_l", "crp_mg_dl"), "no column crp_mg_l (nearest: crp_mg_dl); "
                        "expected the participant table's names, with their units"),
-    "repeated column": ("t.csv", GOOD.replace("sex", "crp_mg_l"), "column crp_mg_l occurs more than once"),
+    "repeated column": ("t.csv", GOOD.replace("sex", "crp_mg_l"), "columns 3 and 4 have the same name; expected"),
     "open quotation at the end": ("t.csv", GOOD + f'S03,63,male,"{SECRET}\n' + "S04,63,male,1\n" * 9,
                                   "a quotation mark is opened and never closed"),
     "open quotation in the middle": ("t.csv", GOOD + f'"S03,63,male,{SECRET}\nS04,63,male,1\n',
@@ -272,6 +279,15 @@ def test_what_is_not_a_file(tmp_path: Path) -> None:
             table_columns(tmp_path / name)
     with pytest.raises(BadInput, match="is a pipe or device"):
         table_columns(Path("/dev/null"))
+
+
+def test_no_column_of_a_table_on_its_side_is_named(tmp_path: Path) -> None:
+    people = ",".join(f"crp_mg_{number}" for number in range(6))
+    path = put(tmp_path / "t.csv", f"name,{people}\nage_years,1,2,3,4,5,6\n")
+    with pytest.raises(BadInput) as caught:
+        read(path)
+    assert "no column" in str(caught.value)
+    assert "nearest" not in str(caught.value)
 
 
 def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -397,7 +397,7 @@ def test_intersection_with_a_file_of_ids(tmp_path: Path, panel: Panel, caplog: p
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "source.with_ids: /ids.csv: no such file"),
+        (None, "/ids.csv: no such file; expected a file of ids (source.with_ids)"),
         ("", "/ids.csv: is empty"),
         ("1 2\n3\n", "/ids.csv: 1 of 2 lines hold no id; expected ids alone, or a column eid"),
         (
@@ -440,7 +440,7 @@ BAD_FILES: dict[str, tuple[str, str | bytes, str]] = {
     "commas in a .tab": ("ukb.tab", GOOD, ": columns separated by ','; expected '\\t'"),
     "UTF-16": ("ukb.csv", GOOD.encode("utf-16"), ": is UTF-16 or not text at all"),
     "ragged": ("ukb.csv", GOOD + EIDS[0] + ",1\n", ": 1 rows have more or fewer fields than the header (line 6: 2, "),
-    "duplicate column": ("ukb.csv", GOOD.replace("53-1.0", "53-0.0"), ": column 53-0.0 occurs more than once"),
+    "duplicate column": ("ukb.csv", GOOD.replace("53-1.0", "53-0.0"), ": columns 5 and 6 have the same name"),
     "two columns of ids": ("ukb.csv", GOOD.replace("53-1.0", "f.eid"), ": 2 columns of participants' ids"),
     "decimal comma": ("ukb.csv", GOOD.replace("0.25", '"0,25"'), ": not a number in column 30710-0.0 (1 rows); the "
                       "first in row 2 after the header, column 30710-0.0: a decimal comma"),
@@ -494,16 +494,16 @@ def test_a_gzip_cut_short(tmp_path: Path, panel: Panel) -> None:
 
 def test_places_that_are_no_export(tmp_path: Path, panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = "source.kind=ukbiobank"
-    assert refusal(tmp_path / "none", panel, kind) == "/none: no such file or folder"
+    assert refusal(tmp_path / "none", panel, kind).startswith("/none: no such file; ")
     (tmp_path / "nothing").mkdir()
     assert refusal(tmp_path / "nothing", panel, kind).startswith(
         "/nothing: not an export of UK Biobank; expected a column"
     )
     os.mkfifo(tmp_path / "fifo.csv")
-    assert refusal(tmp_path / "fifo.csv", panel, kind) == "/fifo.csv: is a pipe or device; expected a regular file"
+    assert refusal(tmp_path / "fifo.csv", panel, kind).startswith("/fifo.csv: is a pipe or device; expected a file")
     put(tmp_path / "ukb" / "a.csv", PEOPLE)
     os.mkfifo(tmp_path / "ukb" / "fifo.csv")
-    assert refusal(tmp_path / "ukb", panel, kind) == "/ukb/fifo.csv: is a pipe or device; expected a regular file"
+    assert refusal(tmp_path / "ukb", panel, kind).startswith("/ukb/fifo.csv: is a pipe or device; expected a file")
     (tmp_path / "ukb" / "fifo.csv").unlink()
 
     def denied(path: str) -> None:
