@@ -57,14 +57,16 @@ train: setup ## the main job: validate, cache, train, evaluate, register (PROFIL
 
 # One thread a library: the tests' arrays are small, and the threads of several libraries only wait for each other.
 test test-all: export OMP_NUM_THREADS := 1
+# One process a core, a file's tests in one of them; more than four would want much memory.
+SIDE_BY_SIDE := -n logical --maxprocesses=4 --dist loadfile
 
 test: setup ## the quick tests
 	@echo "== pytest, without the slow tests"
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 test-all: setup ## every test
 	@echo "== pytest, every test"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 check: setup ## lint, format, types, layers, spelling
 	@echo "== ruff"
