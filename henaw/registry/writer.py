@@ -86,7 +86,8 @@ class Writer:
         failures, began = self._failures, time.monotonic()
         self.breaker.try_now()
         while self.spool.pending and self._thread.is_alive():
-            if self._failures > failures and time.monotonic() - began > PATIENCE_SECONDS:
+            failing = self.breaker.failures > 0 and self._failures > failures
+            if failing and time.monotonic() - began > PATIENCE_SECONDS:
                 return False
             self._wake.set()
             time.sleep(0.005)

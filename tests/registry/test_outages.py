@@ -44,7 +44,7 @@ def _soon(server: MlflowServer) -> Iterator[None]:
     mlflow.set_tracking_uri(server.address)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "EVERY_SECONDS", 0.2)
-        patch.setattr(writer, "PATIENCE_SECONDS", 0.5)
+        patch.setattr(writer, "PATIENCE_SECONDS", 3.0)
         patch.setattr("henaw.registry.breaker.FIRST_SECONDS", 0.1)
         patch.setattr("henaw.registry.breaker.LONGEST_SECONDS", 0.4)
         patch.setattr(stores, "ANSWER_SECONDS", 2.0)
