@@ -162,7 +162,10 @@ def test_there_are_thirty_faults_and_more_and_the_cohort_itself_has_none(panel: 
     assert {result.column for result in verdict.results} >= {*DERIVED, *MARKERS}
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if number % 4 == 0 else pytest.mark.slow) for number, name in enumerate(FAULTS)],
+)
 def test_a_fault_of_the_table_is_found_by_its_rule(name: str, panel: Panel) -> None:
     fault, where, rule, consequence = FAULTS[name]
     verdict = validate(fault(cohort()).reset_index(drop=True), panel, 1.0)

@@ -84,9 +84,8 @@ def test_a_value_can_tell_where_the_factor_exceeds_the_reference_range() -> None
 
 def test_clean_people_are_hardly_suspected_and_clean_columns_never(nhanes_table: Path) -> None:
     table = nhanes(nhanes_table)
-    people = table[list(MARKERS)].to_dict("records")
-    suspected = sum(bool(DETECTOR.in_row(person)) for person in people)
-    assert suspected <= 0.001 * len(people)
+    suspected = [DETECTOR.in_values(name, table[name].to_numpy()) >= 0 for name in MARKERS]
+    assert 0 < np.logical_or.reduce(suspected).sum() <= 0.001 * len(table)
     for _, rows in table.groupby(["cycle", "sex", table["age_years"] // 20]):
         assert not [found for found in DETECTOR.in_table(rows) if found.whole]
 
@@ -137,6 +136,7 @@ def test_columns_that_are_no_numbers_are_passed_over() -> None:
     assert DETECTOR.in_table(pd.DataFrame({"age_years": [50.0] * 30})) == ()
 
 
+@pytest.mark.slow
 def test_the_reference_is_what_the_command_writes(nhanes_table: Path) -> None:
     text = (PANELS / "reference.yaml").read_text(encoding="utf-8")
     assert reference_text(nhanes(nhanes_table), MARKERS) == text, "run: python -m henaw.validation.reference TABLE"
