@@ -137,7 +137,10 @@ TABLE_FAULTS: dict[str, tuple[Fault, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", TABLE_FAULTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if number % 2 else ()) for number, name in enumerate(TABLE_FAULTS)],
+)
 def test_faults_of_the_table_block(table: pd.DataFrame, panel: Panel, name: str) -> None:
     fault, column, rule = TABLE_FAULTS[name]
     verdict = validate(fault(table), panel, 1.0)
