@@ -106,6 +106,10 @@ def walk(folder: Path, planted: Planted, *, whole: bool) -> Path:
     wrong = planted.table.astype({"crp_mg_l": object})
     wrong["crp_mg_l"] = "<" + wrong["crp_mg_l"].astype(str)
     wrong.to_csv(folder / "in" / "wrong.csv", index=False)
+    on_its_side = planted.table.set_index("participant_id").T
+    on_its_side[[planted.ids[0]] * 2].to_csv(folder / "in" / "sideways.csv")
+    headless = f"{planted.ids[1]},,,,,,{planted.values[1]!r},{planted.values[1]!r},\n"
+    (folder / "in" / "headless.csv").write_text(headless * 2)
     (folder / "in" / "w.csv").write_text("\n".join(f"{person}, withdrawn" for person in planted.ids))
     before, told = mlflow.get_tracking_uri(), io.StringIO()
     handler = logging.StreamHandler(told)
@@ -115,10 +119,12 @@ def walk(folder: Path, planted: Planted, *, whole: bool) -> Path:
         (validate, "--data", "in/people.csv"),
         (validate, "--data", "in/twice.csv"),
         (train, *smoke, "in/wrong.csv"),
+        (validate, "--data", "in/sideways.csv"),
+        (validate, "--data", "in/headless.csv"),
         (validate, "--data", "in/people.csv", "--overrides", "source.withdrawals=in/w.csv"),
         (validate, "--data", "in/people.csv", "--overrides", "validation.max_set_aside=0.0"),
     ]
-    expected = [0, 2, 2, 2, 2]
+    expected = [0, 2, 2, 2, 2, 2, 2]
     if whole:  # the second time from the cache
         calls, expected = [*calls, *2 * [(train, *smoke, "in/people.csv")]], [*expected, 0, 0]
     with pytest.MonkeyPatch.context() as patch:
