@@ -40,8 +40,14 @@ class Withdrawals:
 
     @property
     def digest(self) -> str:
-        """What a cohort follows from, in 64 hexadecimal digits; the order and files of the lists do not count."""
-        return digest_values([sorted(self.ids), sorted(self.pseudonyms)])
+        """What a cohort follows from, in 64 hexadecimal digits; the order and files of the lists do not count.
+
+        It is of pseudonyms, because it leaves this machine: who withdrew could be found by trying all ids.
+        """
+        people = set(self.pseudonyms)
+        if self.ids:
+            people |= set(pseudonyms(pd.Series(sorted(self.ids), dtype="str"), load_or_create_key(self.state)))
+        return digest_values(sorted(people))
 
     def rows(self, ids: pd.Series[str]) -> NDArray[np.bool_]:
         """Which of ``ids`` belong to a person who has withdrawn, (n,).

@@ -17,6 +17,7 @@ from henaw.data.participants import KEY_VARIABLE, load_or_create_key, pseudonyms
 from henaw.data.synthetic import synthetic_table
 from henaw.data.withdrawals import (
     LEDGER_FILE,
+    Withdrawals,
     read_ids_to_withdraw,
     remember_withdrawn,
     withdrawals,
@@ -99,6 +100,18 @@ def test_paths_that_hold_no_list(tmp_path: Path) -> None:
     ):
         with pytest.raises(BadInput, match=words):
             read_ids_to_withdraw(tmp_path / name)
+
+
+def test_the_digest_of_a_list_tells_nobody_without_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "w.csv", "1000012\n")
+    digests = set()
+    for key in ("ab" * 32, "cd" * 32):
+        monkeypatch.setenv(KEY_VARIABLE, key)
+        one = withdrawals([str(tmp_path / "w.csv")], tmp_path)
+        digests |= {one.digest, withdrawals([str(tmp_path / "w.csv")] * 2, tmp_path).digest}
+        ledger = frozenset(pseudonyms(pd.Series(sorted(one.ids)), load_or_create_key(tmp_path)))
+        assert one.digest == Withdrawals(frozenset(), ledger, tmp_path).digest, "listed or told, it is the same person"
+    assert len(digests) == 2
 
 
 def people(folder: Path, rows: int = 40) -> pd.DataFrame:
