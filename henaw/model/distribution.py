@@ -155,7 +155,7 @@ class EnsembleDistribution:
         return lower, upper
 
     def cdf(self, values: Array) -> Array:
-        """Probability of a biological age up to ``values`` (n,), shape (n,)."""
+        """Probability of a biological age up to ``values`` (n,), shape (n,); NaN for NaN."""
         return self.calibration.calibrated_levels(self._bands, self.uncalibrated_cdf(values))
 
     def uncalibrated_cdf(self, values: Array) -> Array:
@@ -165,8 +165,7 @@ class EnsembleDistribution:
             middle = (low + high) / 2
             below = self.head.quantiles_at(self.outputs, middle, self.age).mean(axis=0) < values
             low, high = np.where(below, middle, low), np.where(below, high, middle)
-        probability: Array = ndtr((low + high) / 2)
-        return probability
+        return np.where(np.isnan(values), np.nan, ndtr((low + high) / 2))
 
 
 _FARTHEST, _BISECTIONS = 8.0, 40  # scores beyond ±8 have probability 1e-15; 40 halvings leave 1e-11

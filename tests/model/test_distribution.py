@@ -80,6 +80,12 @@ def test_cdf_undoes_quantiles(form: tuple[str, bool], level: float) -> None:
     np.testing.assert_allclose(distribution.cdf(values), level, rtol=1e-6, atol=1e-9)
 
 
+def test_cdf_of_an_unknown_age_is_unknown_and_of_others_as_it_was(predicted: EnsembleDistribution) -> None:
+    found = predicted.cdf(np.where(np.arange(12) == 3, np.nan, predicted.age))
+    assert np.isnan(found[3])
+    np.testing.assert_array_equal(np.delete(found, 3), np.delete(predicted.cdf(predicted.age), 3))
+
+
 def test_cdf_beyond_everything_is_none_or_all(predicted: EnsembleDistribution) -> None:
     for value, expected in ((-1e6, 0), (-np.inf, 0), (1e6, 1), (np.inf, 1)):
         np.testing.assert_allclose(predicted.cdf(np.full(12, value)), expected, atol=1e-12)
