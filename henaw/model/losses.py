@@ -23,6 +23,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 CRPS_LEVELS = 49
 MORTALITY_NODES = 11
 LEAST_SPREAD = 1e-3  # in units of a head's scale: a likelihood has no bound where a spread may vanish
+MOST_LOG_HAZARD = 20.0  # a year; 5·10⁸ deaths a person-year, about 340 years old: from there on hazard grows in a line
 AGE, YEARS, DIED = 0, 1, 2  # columns of the targets: chronological age, follow-up in years, 1 where it ended in death
 
 
@@ -150,7 +151,13 @@ def mortality_loss(head: Head, hazard: Gompertz, device: torch.device) -> Loss:
         ages = biological_age(outputs, targets[..., AGE])
         years, died = targets[..., YEARS].unsqueeze(-1), targets[..., DIED].unsqueeze(-1)
         log_hazard = alpha + beta * (ages + years)
-        accumulated = torch.exp(alpha + beta * ages) * torch.expm1(beta * years) / beta
+        accumulated = _bounded_exp(alpha + beta * ages) * torch.expm1(beta * years) / beta
         return -torch.logsumexp(log_weights + died * log_hazard - accumulated, dim=-1)
 
     return loss
+
+
+def _bounded_exp(logarithm: Tensor) -> Tensor:
+    """exp, continued by its tangent from ``MOST_LOG_HAZARD`` on: float32 has no exp(89), but a step back from there."""
+    beyond = functional.relu(logarithm - MOST_LOG_HAZARD)
+    return torch.exp(logarithm.clamp(max=MOST_LOG_HAZARD)) * (1 + beyond)
