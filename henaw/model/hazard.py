@@ -78,7 +78,8 @@ def fit_gompertz(age: Array, years: Array, died: Array) -> Gompertz:
     """
     if died.sum() < 2 or not (years > 0).any():
         raise BadInput(
-            f"mortality: {int(died.sum())} deaths among {len(age)} people; expected follow-up with at least two"
+            f"mortality: fewer than two deaths among {len(age):,} people, or nobody followed for any time; expected "
+            "follow-up with at least two"
         )
 
     def negative(parameters: Array) -> tuple[float, Array]:
@@ -114,7 +115,7 @@ def recalibrated(hazard: Gompertz, distribution: EnsembleDistribution, years: Ar
         BadInput: fewer than two deaths.
     """
     if died.sum() < 2:
-        raise BadInput(f"recalibrate: {int(died.sum())} deaths among {len(died)} people; expected at least two")
+        raise BadInput(f"recalibrate: fewer than two deaths among {len(died):,} people; expected at least two")
     nodes = distribution.nodes()
     log_weights = np.log(NODE_WEIGHTS)
 

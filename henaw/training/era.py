@@ -23,7 +23,8 @@ def eras(people: pd.DataFrame, calibration: pd.DataFrame, settings: Training) ->
     """The input for each of the training and calibration people, (n,) each: 0 in the newest era, less before it.
 
     The values of ``training.era_column``, sorted as numbers where all are and as text otherwise (``1999-2000`` before
-    ``2001-2002``), are the eras. None without a column.
+    ``2001-2002``), are the eras; one that is newer than anybody's who trains counts as the newest of those, because
+    nobody would have taught the network what it means. None without a column.
 
     Raises:
         BadInput: the table has no such column, or somebody has no value in it.
@@ -36,7 +37,7 @@ def eras(people: pd.DataFrame, calibration: pd.DataFrame, settings: Training) ->
     texts = pd.concat([people[name], calibration[name]])
     numbers = pd.to_numeric(texts, errors="coerce")
     rank = (texts.astype("str") if numbers.isna().any() else numbers).rank(method="dense").to_numpy(np.float64)
-    era = STEP * (rank - rank.max())
+    era = STEP * np.minimum(rank - rank[: len(people)].max(), 0.0)
     return era[: len(people)], era[len(people) :]
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from henaw.config import Config
 from henaw.data.panel import Panel
+from henaw.data.participants import SMALLEST_CELL
 from henaw.errors import BadInput
 from henaw.model.bins import BinsHead
 from henaw.model.calibration import Calibration, fit_calibration
@@ -25,7 +26,7 @@ from henaw.model.hazard import MONTHS, fit_gompertz
 from henaw.model.heads import Head, QuantileHead
 from henaw.model.losses import training_loss
 from henaw.model.network import EnsembleNetwork
-from henaw.model.reference import LEAST_PUBLISHED, fit_reference
+from henaw.model.reference import fit_reference
 from henaw.training.batches import TrainingData
 from henaw.training.checkpoints import Checkpoints
 from henaw.training.device import choose_device, use_threads
@@ -70,13 +71,15 @@ def fit_clock(
         The clock and the training history, a row an epoch (of the last ones, where there were very many).
 
     Raises:
-        BadInput: too few people for a clock that is nobody's portrait, no follow-up to learn mortality from, or losses
-            that are not finite any more.
+        BadInput: too few people for a clock that is nobody's portrait, somebody without sex or age, no follow-up to
+            learn mortality from, or losses that are not finite any more.
         IntegrityError: the checkpoints are broken, or of other settings or people.
         EnvironmentProblem: no GPU though asked for, memory ran out, or the disk does not take a checkpoint.
     """
-    if min(len(people), len(calibration)) < LEAST_PUBLISHED:
-        raise BadInput(f"training: expected at least {LEAST_PUBLISHED} people to train on, and as many to calibrate")
+    if min(len(people), len(calibration)) < SMALLEST_CELL:
+        raise BadInput(f"training: expected at least {SMALLEST_CELL} people to train on, and as many to calibrate")
+    if not all(np.isfinite(people_arrays(table, panel)[1:]).all() for table in (people, calibration)):
+        raise BadInput("training: sex or age_years is missing or unknown for somebody; expected both for everyone")
     use_threads(config.training)
     device = choose_device(config.training)
     biomarkers, sex, age = people_arrays(people, panel)

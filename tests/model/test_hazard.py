@@ -158,14 +158,14 @@ def test_expected_deaths_are_the_observed_ones() -> None:
 def test_without_deaths_there_is_no_hazard(deaths: int) -> None:
     died = np.zeros(50)
     died[:deaths] = 1
-    with pytest.raises(BadInput, match=rf"^mortality: {deaths} deaths among 50 people; expected .* at least two$"):
+    with pytest.raises(BadInput, match=r"^mortality: fewer than two deaths among 50 people.* at least two$"):
         fit_gompertz(np.linspace(30, 80, 50), np.full(50, 10.0), died)
-    with pytest.raises(BadInput, match=rf"^recalibrate: {deaths} deaths among 50 people; expected at least two$"):
+    with pytest.raises(BadInput, match=r"^recalibrate: fewer than two deaths among 50 people; expected at least two$"):
         recalibrated(HAZARD, point(np.linspace(30, 80, 50)), np.full(50, 10.0), died)
 
 
 def test_follow_up_without_length_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"^mortality: 50 deaths"):
+    with pytest.raises(BadInput, match=r"nobody followed for any time"):
         fit_gompertz(np.linspace(30, 80, 50), np.zeros(50), np.ones(50))
 
 

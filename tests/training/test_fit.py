@@ -213,6 +213,15 @@ def test_too_few_people_are_refused(people: int, calibration: int) -> None:
         quickly(blood_rows(people, 0), blood_rows(calibration, 1))
 
 
+@pytest.mark.parametrize(("name", "value"), [("sex", None), ("sex", "other"), ("age_years", np.nan)])
+@pytest.mark.parametrize("of_calibration", [False, True])
+def test_people_without_sex_or_age_are_refused(name: str, value: object, of_calibration: bool) -> None:
+    people, lacking = blood_rows(20, 0), blood_rows(20, 1)
+    lacking[name] = lacking[name].where(lacking.index != 7, value)
+    with pytest.raises(BadInput, match=r"^training: sex or age_years is missing or unknown for somebody"):
+        quickly(*((people, lacking) if of_calibration else (lacking, people)))
+
+
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(EnvironmentProblem, match="no GPU"):
@@ -336,5 +345,5 @@ def test_without_follow_up_there_is_no_mortality_clock(name: str, how: str) -> N
 
 def test_without_deaths_there_is_no_mortality_clock() -> None:
     people = mortal_cohort(50, 0).table.assign(died=0.0)
-    with pytest.raises(BadInput, match=r"^mortality: 0 deaths among 50 people; expected follow-up with at least two$"):
+    with pytest.raises(BadInput, match=r"^mortality: fewer than two deaths among 50 people"):
         fit_clock(people, mortal_cohort(50, 1).table, KNOWN, tiny_config("target=mortality"), Recorder())
