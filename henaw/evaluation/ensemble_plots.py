@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from henaw.data.participants import SMALLEST_CELL
 from henaw.evaluation.metrics import midpoint_levels
 from henaw.evaluation.mixture import POOLED, member_quantiles, pooled
 from henaw.evaluation.plots import AGE_BAND_YEARS
@@ -24,7 +25,6 @@ from henaw.evaluation.style import (
     new_figure,
     withhold,
 )
-from henaw.evaluation.suppression import SMALLEST_CELL
 from henaw.model.clock import Clock
 from henaw.model.distribution import EnsembleDistribution
 

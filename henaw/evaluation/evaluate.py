@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from henaw.data.participants import SMALLEST_CELL
 from henaw.errors import BadInput
 from henaw.evaluation.age_scores import age_scores, misplaced_of, mixture_scores, spread_scores
 from henaw.evaluation.bootstrap import Bootstrapped, Estimate, Statistic, bootstrap, people_in, root_mean_square_of
@@ -18,7 +19,7 @@ from henaw.evaluation.prediction import People, Prediction
 from henaw.evaluation.references import reference_predictions
 from henaw.evaluation.report import MIXTURE, Reference, Report
 from henaw.evaluation.subgroups import SubgroupFigures, figures_by_subgroup, standard_partitions
-from henaw.evaluation.suppression import SMALLEST_CELL, publishable
+from henaw.evaluation.suppression import publishable
 from henaw.evaluation.survival import risk_calibration
 from henaw.model.clock import RISK_YEARS, Clock
 from henaw.model.distribution import EnsembleDistribution

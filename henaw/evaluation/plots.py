@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from henaw.data.participants import SMALLEST_CELL
 from henaw.evaluation.metrics import central_coverage, pit_histogram, quantile_coverage
 from henaw.evaluation.style import (
     BLUE,
@@ -27,7 +28,6 @@ from henaw.evaluation.style import (
     supported,
     withhold,
 )
-from henaw.evaluation.suppression import SMALLEST_CELL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

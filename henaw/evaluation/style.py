@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from henaw.evaluation.suppression import SMALLEST_CELL
+from henaw.data.participants import SMALLEST_CELL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

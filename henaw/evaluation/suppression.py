@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-SMALLEST_CELL = 5  # people behind a published figure
+from henaw.data.participants import SMALLEST_CELL
 
 
 def publishable(sizes: Mapping[str, int]) -> set[str]:

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from henaw.data.panel import Panel
+from henaw.data.participants import SMALLEST_CELL
 from henaw.model.calibration import Calibration
 from henaw.model.distribution import EnsembleDistribution
 from henaw.model.ensemble import EnsembleShape, forward, network_inputs
 from henaw.model.features import FeatureScaling, raw_features
 from henaw.model.gap import GapRegression
 from henaw.model.hazard import Gompertz
-from henaw.model.reference import LEAST_PUBLISHED, ReferenceMedians
+from henaw.model.reference import ReferenceMedians
 
 Array = NDArray[np.float64]
 Target = Literal["age", "mortality"]
@@ -45,9 +46,9 @@ def range_ends(values: Array) -> tuple[float, float]:
     fewer than five values the range is unknown: NaN, which no value lies outside of.
     """
     seen = np.sort(values[np.isfinite(values)])
-    if seen.size < LEAST_PUBLISHED:
+    if seen.size < SMALLEST_CELL:
         return np.nan, np.nan
-    count = max(LEAST_PUBLISHED, seen.size // 1000)
+    count = max(SMALLEST_CELL, seen.size // 1000)
     return float(seen[:count].mean()), float(seen[-count:].mean())
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from henaw.data.participants import SMALLEST_CELL
+
 Array = NDArray[np.float64]
 
 BAND_YEARS = 10
-LEAST_PUBLISHED = 5  # people that a figure stored with the clock is made of
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def fit_reference(biomarkers: Array, sex: Array, age: Array) -> ReferenceMedians
 
 
 def _medians(biomarkers: Array, otherwise: Array) -> Array:
-    """Median of each marker that at least ``LEAST_PUBLISHED`` of the rows have, ``otherwise`` (m,) of the rest."""
+    """Median of each marker that at least ``SMALLEST_CELL`` of the rows have, ``otherwise`` (m,) of the rest."""
     result = otherwise.copy()
-    enough = np.isfinite(biomarkers).sum(axis=0) >= LEAST_PUBLISHED
+    enough = np.isfinite(biomarkers).sum(axis=0) >= SMALLEST_CELL
     result[enough] = np.nanmedian(biomarkers[:, enough], axis=0)
     return result

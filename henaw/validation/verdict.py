@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from henaw.data.participants import SMALLEST_CELL
 from henaw.errors import BadInput
 
 OnFailure = Literal["block", "set_aside", "warn"]
 
-SMALLEST_CELL = 5  # no published count of people lies between zero and this
 UNITS = "units"  # beside the suites of expectations/: what looks like another unit (henaw.validation.unit_mistakes)
 
 

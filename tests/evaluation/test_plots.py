@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from henaw.data.participants import SMALLEST_CELL
 from henaw.evaluation import plots, style, training_plots
-from henaw.evaluation.suppression import SMALLEST_CELL
 
 
 def cohort(people, seed=0):

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from henaw.evaluation.suppression import SMALLEST_CELL, publishable
+from henaw.data.participants import SMALLEST_CELL
+from henaw.evaluation.suppression import publishable
 
 
 @given(st.dictionaries(st.text("abcdefgh", min_size=1, max_size=2), st.integers(0, 30), max_size=8))
