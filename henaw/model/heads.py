@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 Array = NDArray[np.float64]
+Link = Literal["identity", "logit"]
 
 
 def softplus(values: Array) -> Array:
@@ -70,7 +71,7 @@ class QuantileHead:
     """
 
     knots: tuple[float, ...]
-    link: Literal["identity", "logit"]
+    link: Link
     center: float | None
     scale: float
     low: float

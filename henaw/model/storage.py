@@ -7,9 +7,11 @@ A folder with ``clock.json`` (panel, scaling, architecture, calibration, what it
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +29,13 @@ from henaw.model.ensemble import EnsembleShape
 from henaw.model.features import FeatureScaling
 from henaw.model.gap import GapRegression
 from henaw.model.hazard import Gompertz
-from henaw.model.heads import QuantileHead
+from henaw.model.heads import Head, Link, QuantileHead
 from henaw.model.reference import ReferenceMedians
 
 Array = NDArray[np.float64]
 
 FORMAT = 3
+LEAST_BIN_YEARS = 0.01  # finer ones would only fill the memory
 CLOCK_FOLDER = "clock"  # its name among the artifacts of a run and of a registered model
 FILES = ("clock.json", "weights.safetensors")  # manifest.json comes last and has their digests
 HEADS: dict[str, type[QuantileHead] | type[BinsHead]] = {"quantiles": QuantileHead, "bins": BinsHead}
@@ -104,8 +107,9 @@ def load_clock(folder: Path) -> Clock:
     """Read a clock that ``save_clock`` wrote.
 
     Raises:
-        IntegrityError: a file is missing, differs from the manifest, has another format, or its weights do not fit the
-            architecture. Nothing is used of such a clock.
+        IntegrityError: a file is missing, differs from the manifest, has another format, or what it holds does not fit
+            together or can be no clock's (a digest says that a file is whole, not who wrote it). Nothing is used of
+            such a clock.
     """
     if missing := [name for name in (*FILES, "manifest.json") if not (folder / name).is_file()]:
         raise IntegrityError(f"{folder.name}: {', '.join(missing)} missing; the clock was not loaded")
@@ -122,9 +126,11 @@ def load_clock(folder: Path) -> Clock:
         described = json.loads((folder / "clock.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "weights.safetensors")
         clock = _built(described, {name: values.astype(np.float64) for name, values in weights.items()}, folder.name)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        _require_possible_head(clock.shape.head, folder.name)  # whose outputs are asked for next
+        _require_fit(clock, folder.name)
+        _require_possible(clock, folder.name)
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, SafetensorError) as error:
         raise IntegrityError(f"{folder.name}: not a whole clock ({type(error).__name__}); it was not loaded") from None
-    _require_fit(clock, folder.name)
     return clock
 
 
@@ -157,8 +163,15 @@ def _require_fit(clock: Clock, name: str) -> None:
     wrong = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
     features = len(clock.panel.names) + len(clock.panel.derived)
     inputs = 2 * features + 1 + (clock.hazard is not None)
-    if clock.scaling.center.shape != (features,) or clock.shape.inputs != inputs:
+    if {clock.scaling.center.shape, clock.scaling.scale.shape} != {(features,)} or clock.shape.inputs != inputs:
         wrong.append("scaling")
+    markers = (len(clock.panel.names),)
+    if (clock.trained_on.lowest.shape, clock.trained_on.highest.shape, len(clock.trained_on.ages)) != (
+        markers,
+        markers,
+        2,
+    ):
+        wrong.append("trained_on")
     if clock.calibration.levels.shape != (len(clock.calibration.edges) + 1, len(GRID)):
         wrong.append("calibration")
     if clock.reference.medians.shape != (2, len(clock.reference.edges) + 1, len(clock.panel.names)):
@@ -167,3 +180,42 @@ def _require_fit(clock: Clock, name: str) -> None:
         raise IntegrityError(
             f"{name}: {', '.join(wrong)}: shapes do not fit the architecture; the clock was not loaded"
         )
+
+
+def _require_possible(clock: Clock, name: str) -> None:
+    """Refuse numbers that no fitted clock has and that would make answers of NaN, or no answers at all."""
+    scaling, levels, edges = clock.scaling, clock.calibration.levels, clock.calibration.edges
+    hazard = () if clock.hazard is None else (clock.hazard.alpha, clock.hazard.beta)
+    possible = {
+        "weights": all(np.isfinite(values).all() for values in clock.weights.values()),
+        "scaling": np.isfinite([scaling.center, scaling.scale]).all() and (scaling.scale > 0).all(),
+        "calibration": (levels[:, 0] == 0).all() and (levels[:, -1] == 1).all() and _ascending(levels),
+        "calibration.edges": _ascending(edges),
+        "gap": _numbers(clock.gap.intercept, clock.gap.slope),
+        "hazard": _numbers(*hazard) and (not hazard or hazard[1] > 0),
+        "trained_on.ages": _numbers(*clock.trained_on.ages),
+        "reference.edges": _ascending(clock.reference.edges),
+        "max_missing": _numbers(clock.max_missing),
+    }
+    if wrong := [part for part, holds in possible.items() if not holds]:
+        raise IntegrityError(f"{name}: {', '.join(wrong)}: values that no clock has; it was not loaded")
+
+
+def _require_possible_head(head: Head, name: str) -> None:
+    holds = False
+    if isinstance(head, BinsHead):
+        holds = _numbers(head.low, head.high, head.width) and head.low < head.high and head.width >= LEAST_BIN_YEARS
+    elif isinstance(head, QuantileHead):
+        holds = _numbers(head.scale, head.low, head.high) and (head.center is None or _numbers(head.center))
+        holds = holds and head.link in get_args(Link) and all(a < b for a, b in pairwise((0.0, *head.knots, 1.0)))
+    if not holds:
+        raise IntegrityError(f"{name}: shape.head: values that no clock has; it was not loaded")
+
+
+def _ascending(values: Array) -> bool:
+    """Whether finite numbers never fall along the last axis."""
+    return bool(np.isfinite(values).all() and (np.diff(values) >= 0).all())
+
+
+def _numbers(*values: Any) -> bool:
+    return all(type(value) in (int, float) and math.isfinite(value) for value in values)

@@ -274,6 +274,75 @@ def test_a_description_without_a_field_is_refused(saved: Path, field: str) -> No
         load_clock(saved)
 
 
+IMPOSSIBLE: dict[str, tuple[Target, list[str | int], object]] = {
+    "scaling": ("age", ["scaling", "scale", 0], 0.0),
+    "scaling of another length": ("age", ["scaling", "scale"], [1.0]),
+    "unknown center": ("age", ["scaling", "center", 0], None),
+    "a map that falls": ("age", ["calibration", "levels", 0, 3], 0.99),
+    "a map without an end": ("age", ["calibration", "levels", 0, -1], 0.99),
+    "an unknown level": ("age", ["calibration", "levels", 0, 3], None),
+    "no slope": ("age", ["gap", "slope"], None),
+    "a slope in words": ("age", ["gap", "slope"], "x"),
+    "an intercept that is none": ("age", ["gap", "intercept"], float("nan")),
+    "no limit": ("age", ["max_missing"], None),
+    "a limit in words": ("age", ["max_missing"], "3"),
+    "one age": ("age", ["trained_on", "ages"], [20]),
+    "ages in words": ("age", ["trained_on", "ages"], ["20", "79"]),
+    "ranges of others": ("age", ["trained_on", "lowest"], [1.0]),
+    "no medians": ("age", ["reference", "edges"], None),
+    "an unknown link": ("age", ["shape", "head", "link"], "probit"),
+    "an open end": ("age", ["shape", "head", "low"], float("inf")),
+    "a level beyond all": ("age", ["shape", "head", "knots", -1], 1.5),
+    "no hazard": ("mortality", ["hazard", "alpha"], None),
+    "a hazard that falls": ("mortality", ["hazard", "beta"], -0.1),
+    "a hazard that stays": ("mortality", ["hazard", "beta"], 0),
+    "hardly a hazard": ("mortality", ["hazard", "alpha"], float("nan")),
+}
+
+
+@pytest.mark.parametrize(("target", "place", "value"), IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
+def test_values_that_no_clock_has_are_refused_though_the_manifest_fits(
+    saved: Path, place: list[str | int], value: object
+) -> None:
+    described = json.loads((saved / "clock.json").read_text(encoding="utf-8"))
+    part = described
+    for name in place[:-1]:
+        part = part[name]
+    part[place[-1]] = value
+    rewrite_description(saved, **described)
+    with pytest.raises(IntegrityError, match=r"was not loaded$"):
+        load_clock(saved)
+
+
+@pytest.mark.parametrize("width", [0, -1.0, 1e-300, 1e-9, None, float("nan")])
+def test_bins_that_cannot_be_are_refused_and_fill_no_memory(tmp_path: Path, width: object) -> None:
+    save_clock(blood_clock(head=BINS), tmp_path / "clock")
+    described = json.loads((tmp_path / "clock" / "clock.json").read_text(encoding="utf-8"))
+    described["shape"]["head"]["width"] = width
+    rewrite_description(tmp_path / "clock", **described)
+    with pytest.raises(IntegrityError, match=r"was not loaded$"):
+        load_clock(tmp_path / "clock")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(saved: Path, value: float) -> None:
+    weights = load_file(saved / "weights.safetensors")
+    weights["layer0.weight"][0, 0, 0] = value
+    save_file(weights, saved / "weights.safetensors")
+    seal(saved)
+    with pytest.raises(IntegrityError, match="weights: values that no clock has"):
+        load_clock(saved)
+
+
+@pytest.mark.parametrize("name", ["clock.json", "manifest.json"])
+def test_a_bottomless_description_is_refused(saved: Path, name: str) -> None:
+    (saved / name).write_text("[" * 100_000, encoding="utf-8")
+    if name == "clock.json":
+        seal(saved)
+    with pytest.raises(IntegrityError, match="not a whole clock"):
+        load_clock(saved)
+
+
 def test_an_edited_description_that_cannot_be_is_refused(saved: Path) -> None:
     rewrite_description(saved, panel={"name": "x"})
     with pytest.raises(IntegrityError, match="not a whole clock"):
