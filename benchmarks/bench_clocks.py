@@ -32,7 +32,8 @@ pinball loss at the levels 0.01 … 0.99. LightGBM as a point prediction carries
 calibration people; ridge, CatBoost and NGBoost are Gaussian. Proportional hazards by LightGBM: Breslow's partial
 likelihood as a custom objective (gradient and diagonal Hessian), inputs as ours. HR: Cox with age and sex, gap without
 its regression on age, winsorized at 0.5 and 99.5 %. PhenoAge reads CRP as measured; every other clock on S1 has it
-floored at 2.1 mg/L. Survey weights are not used: these are figures of the people examined, not of the US population."""
+floored at 2.1 mg/L. On split A HENAW is told the cycle of its training people (`training.era_column`), the references
+are not. Survey weights are not used: these are figures of the people examined, not of the US population."""
 
 
 def main() -> int:
