@@ -90,7 +90,8 @@ def _evaluated(
         others[MIXTURE] = _mixture(clock, distribution, people, coverages)
         figures, references = _compare(ours, others, people, participants, draws, seed, distribution, clock)
         figures = {"n": _exact(number)} | figures
-        if people.followed.any():
+        dead = people_in(participants, people.followed & (people.died > 0))
+        if {"dead", "not"} == publishable({"dead": dead, "not": number - dead}) or dead == number:
             figures["deaths"] = _exact(float(people.died[people.followed].sum()))
         partitions = standard_partitions(age, distribution.median, test["sex"], np.isnan(biomarkers).sum(axis=1))
         partitions = {name: groups for name, groups in partitions.items() if len(groups) > 1}

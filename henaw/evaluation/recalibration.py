@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from henaw.errors import BadInput
-from henaw.evaluation.bootstrap import Estimate, Statistic, bootstrap
+from henaw.evaluation.bootstrap import Estimate, Statistic, bootstrap, people_in
+from henaw.evaluation.suppression import how_many
 from henaw.evaluation.survival import calibration_of
 from henaw.model.clock import RISK_YEARS, Clock
 from henaw.model.hazard import Gompertz, recalibrated
@@ -21,7 +22,7 @@ from henaw.training.fit import follow_up, people_arrays
 
 Array = NDArray[np.float64]
 
-LEAST_DEATHS = 5  # behind a refitted hazard, and behind a published ratio
+LEAST_DEATHS = 5  # of people, behind a refitted hazard, and behind a published ratio
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Recalibration:
         """A short report: the refitted hazard, and a row a horizon."""
         lines = [
             f"Refitted to {self.fitted:,} people: log hazard = {self.shift:.3f} + {self.slope:.3f} × the old one.",
-            f"Observed over expected risk of death of {self.judged:,} other people (95 % interval):",
+            f"Observed over expected risk of death of {how_many(self.judged)} other people (95 % interval):",
         ]
         if self.ratios:
             lines += ["", "| within | before | after |", "|---|---:|---:|"]
@@ -84,10 +85,10 @@ def recalibrate(clock: Clock, fit: pd.DataFrame, judge: pd.DataFrame, cap_years:
         raise BadInput("recalibrate: the model is an age clock; expected a mortality clock, whose hazard is refitted")
     fit, judge = _answerable(clock, fit), _answerable(clock, judge)
     years, died = follow_up(fit, cap_years)
-    if died.sum() < LEAST_DEATHS:
+    if people_in(fit["participant"], died > 0) < LEAST_DEATHS:
         raise BadInput(
-            f"recalibrate: fewer than {LEAST_DEATHS} deaths within {cap_years:g} years among {len(fit)} people to fit "
-            "to; expected more people or a longer follow-up"
+            f"recalibrate: fewer than {LEAST_DEATHS} deaths within {cap_years:g} years among the people to fit to; "
+            "expected more people or a longer follow-up"
         )
     hazard = recalibrated(clock.hazard, clock.predict(*people_arrays(fit, clock.panel)), years, died)
     slope = hazard.beta / clock.hazard.beta

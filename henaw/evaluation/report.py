@@ -14,7 +14,9 @@ from henaw.data.participants import SMALLEST_CELL
 from henaw.evaluation.bootstrap import Estimate
 from henaw.evaluation.figures import figure, verdict
 from henaw.evaluation.subgroups import SubgroupFigures
+from henaw.evaluation.suppression import how_many
 from henaw.model.clock import Target
+from henaw.validation.verdict import published
 
 MAIN = {
     "age": ("mae_years", "r", "crps_years", "coverage_90", "width_90_years", "hazard_ratio"),
@@ -93,7 +95,7 @@ class Report:
         """The report in the types of JSON; what is undefined is null."""
         return {
             "target": self.target,
-            "people": self.people,
+            "people": published(self.people),
             "draws": self.draws,
             "figures": _estimates(self.figures),
             "subgroups": _rows(self.subgroups.table),
@@ -116,7 +118,7 @@ class Report:
     def summary(self) -> str:
         """A short table: the main figures, and how the clock does against those that people use instead."""
         names = [name for name in MAIN[self.target] if name in self.figures]
-        lines = [f"Evaluated on {self.people:,} held-out people.", ""]
+        lines = [f"Evaluated on {how_many(self.people)} held-out people.", ""]
         if not names:
             return "\n".join([*lines[:1], *self.withheld_words(), ""])
         lines += [table_row("", ["", "95 % interval"]), table_row("---", ["---:", "---:"])]

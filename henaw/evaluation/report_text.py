@@ -7,6 +7,7 @@ import pandas as pd
 from henaw.evaluation.bootstrap import Estimate
 from henaw.evaluation.figures import figure, verdict
 from henaw.evaluation.report import Reference, Report, difference_cells, estimate_cells, table_row
+from henaw.evaluation.suppression import how_many
 
 _KINDS = {"age": "age clock", "mortality": "mortality clock"}
 _SUBGROUP_FIGURES = {
@@ -25,7 +26,8 @@ _NOTES = {
 def markdown(report: Report) -> str:
     """``report`` whole."""
     title = f"# Evaluation of the {_KINDS[report.target]}"
-    parts = [title, f"{report.people:,} held-out people, whom neither the clock nor a reference was fitted to."]
+    people = how_many(report.people).capitalize()
+    parts = [title, f"{people} held-out people, whom neither the clock nor a reference was fitted to."]
     if report.figures:
         intervals = (
             f"Intervals hold 95 %: bootstrap by person, {report.draws:,} resampled cohorts, without survey weights."

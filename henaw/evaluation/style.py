@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from henaw.data.participants import SMALLEST_CELL
+from henaw.evaluation.suppression import how_many
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +68,7 @@ def describe(axes: Axes, title: str, *notes: str) -> None:
 
 def held_out(values: Array) -> str:
     """How many people a figure is of: ``values`` (n,) has one for each."""
-    return f"{len(values):,} held-out {'person' if len(values) == 1 else 'people'}"
+    return f"{how_many(len(values))} held-out people"
 
 
 def legend(axes: Axes, place: Literal["best", "upper left", "upper right", "lower left", "lower right"]) -> None:

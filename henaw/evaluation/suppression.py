@@ -20,3 +20,8 @@ def publishable(sizes: Mapping[str, int]) -> set[str]:
         else:
             published.add(name)
     return published
+
+
+def how_many(people: int) -> str:
+    """A number of people in words that give away no cell below ``SMALLEST_CELL``."""
+    return f"{people:,}" if people >= SMALLEST_CELL else f"fewer than {SMALLEST_CELL}"

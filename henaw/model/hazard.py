@@ -19,6 +19,7 @@ from henaw.model.wasserstein import NODE_WEIGHTS
 Array = NDArray[np.float64]
 
 MONTHS = 12.0
+_NO_HAZARD = "fewer than two deaths, or nobody was followed for any time; expected follow-up with at least two"
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,7 @@ def fit_gompertz(age: Array, years: Array, died: Array) -> Gompertz:
         BadInput: fewer than two deaths, or follow-up without length: there is no hazard to fit.
     """
     if died.sum() < 2 or not (years > 0).any():
-        raise BadInput(
-            f"mortality: fewer than two deaths among {len(age):,} people, or nobody followed for any time; expected "
-            "follow-up with at least two"
-        )
+        raise BadInput(f"mortality: {_NO_HAZARD}")
 
     def negative(parameters: Array) -> tuple[float, Array]:
         alpha, beta = parameters[0] - beta_shift * parameters[1], parameters[1]
@@ -112,10 +110,10 @@ def recalibrated(hazard: Gompertz, distribution: EnsembleDistribution, years: Ar
         died: (n,).
 
     Raises:
-        BadInput: fewer than two deaths.
+        BadInput: fewer than two deaths, or follow-up without length.
     """
-    if died.sum() < 2:
-        raise BadInput(f"recalibrate: fewer than two deaths among {len(died):,} people; expected at least two")
+    if died.sum() < 2 or not (years > 0).any():
+        raise BadInput(f"recalibrate: {_NO_HAZARD}")
     nodes = distribution.nodes()
     log_weights = np.log(NODE_WEIGHTS)
 

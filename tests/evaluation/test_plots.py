@@ -177,6 +177,7 @@ def test_parts_of_the_pit_with_few_people_are_left_blank():
 def test_figures_of_very_few_are_withheld(people):
     for name, figure in every_figure(people, 1).items():
         if name not in {"loss", "gradients"}:
+            assert "fewer than 5 held-out people" in text_of(figure)
             assert all("withheld" in text_of(axes) for axes in figure.axes)
             assert not any(line.get_xdata().size for axes in figure.axes for line in axes.lines)
 

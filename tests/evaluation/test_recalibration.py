@@ -115,9 +115,19 @@ def test_what_cannot_be_refitted_is_one_line() -> None:
         (true_clock(), fit.drop(columns="died"), "column died is missing"),
         (true_clock(), fit.assign(died=0.0), "fewer than 5 deaths within 10 years"),
         (true_clock(), fit.head(0), "fewer than 5 deaths"),
+        (true_clock(), pd.concat([fit.head(1).assign(died=1.0, followup_months=60.0)] * 9), "fewer than 5 deaths"),
+        (true_clock(), fit.assign(died=1.0, followup_months=0.0), "nobody was followed"),
         (true_clock(), backwards, "does not rise with biological age"),
     ):
         with pytest.raises(BadInput) as raised:
             recalibrate(clock, people, judge, 10.0, 0)
         assert words in str(raised.value)
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("judges", [0, 1, 4])
+def test_very_few_who_judge_are_not_counted_out(judges: int) -> None:
+    fit, judge = cohorts(TARGET, 400)
+    found = recalibrate(true_clock(), fit, judge.head(judges), 10.0, 0)
+    assert not found.ratios
+    assert "of fewer than 5 other people" in found.markdown()
