@@ -12,6 +12,7 @@ from henaw.model.gap import fit_gap
 
 Array = NDArray[np.float64]
 
+_WORST_CONDITION = 1e3  # of standardized covariates: beyond, one of them is the others but for a millionth
 WINSORIZED = 0.005  # fraction of the people at either end whose gap is pulled in to the next one's
 
 
@@ -60,8 +61,11 @@ def _fit(x: Array, years: Array, died: Array) -> Array:
         raise BadInput("hazard ratio: expected deaths, and people of different gaps, ages and sexes")
     with np.errstate(all="ignore"):  # where it diverges it says so in the coefficients
         fitted = PHReg(years, x / spread, status=died, ties="breslow").fit(disp=0)
-    if not np.isfinite(fitted.params).all():
-        raise BadInput("hazard ratio: Cox's model has no maximum; expected gaps without far outliers and enough deaths")
+    if not np.isfinite(fitted.params).all() or np.linalg.cond(x / spread) > _WORST_CONDITION:
+        raise BadInput(
+            "hazard ratio: Cox's model has no one maximum; expected enough deaths, gaps without far outliers, and gaps "
+            "that age and sex alone do not tell"
+        )
     return np.asarray(fitted.params / spread)
 
 

@@ -109,7 +109,7 @@ class Prediction:
         assert self.rank is not None
         rank, age, years, died = self.rank[seen], people.age[seen], people.years[seen], people.died[seen]
         found = {"concordance": concordance_of(rank, years, died)}
-        if np.corrcoef(rank, age)[0, 1] < 1 - 1e-9:  # age alone has no gap
+        if np.ptp(age) > 0 and np.corrcoef(rank, age)[0, 1] < 1 - 1e-9:  # age alone has no gap
             gap = standardized_gap(rank, age)
             found["concordance_gap"] = concordance_of(gap, years, died)
             with suppress(BadInput):  # too few people for the model to have a maximum: the figure is left out

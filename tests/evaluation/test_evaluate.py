@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -216,8 +217,30 @@ def test_an_evaluation_of_very_few_publishes_no_figure(cohorts, clocks, people, 
     report = evaluate(clocks[target], train, test[:people], COVERAGES, DRAWS, 0).report
     assert report.people == people
     assert report.metrics == {}
+    assert report.to_dict()["people"] == "<5"
     assert "Withheld" in report.summary()
     assert "|" not in report.summary() + markdown(report)
+    for text in (report.summary(), markdown(report)):
+        assert "ewer than 5 held-out people" in text
+        assert not re.search(rf"\b{people}\b", text)
+
+
+@pytest.mark.parametrize(("survivors", "shown"), [(0, True), (1, False), (4, False), (5, True)])
+@pytest.mark.parametrize("target", ["age", "mortality"])
+def test_deaths_do_not_give_away_a_few_survivors(cohorts, clocks, target, survivors, shown):
+    train, test = cohorts["mortality"]
+    test = test[:100].assign(died=[0.0] * survivors + [1.0] * (100 - survivors))
+    assert ("deaths" in evaluate(clocks[target], train, test, COVERAGES, 2, 0).report.main) == shown
+
+
+def test_a_gap_that_age_and_sex_tell_has_no_hazard_ratio_and_one_age_no_gap(cohorts, clocks):
+    train, test = cohorts["mortality"]
+    unmeasured = test.assign(**dict.fromkeys(KNOWN.names, np.nan))
+    for people in (unmeasured, test.assign(age_years=50.0)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            report = evaluate(clocks["age"], train, people, COVERAGES, 5, 0).report
+        assert "hazard_ratio" not in report.main
 
 
 @pytest.mark.parametrize("men", [1, 4])
