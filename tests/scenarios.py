@@ -167,7 +167,7 @@ def blood_clock(
             for name, size in shape.parameter_shapes().items()
         },
         calibration=identity() if mortality else fit_calibration(pit, age, 3, 100, 50),
-        gap=GapRegression(10.0, -0.2),
+        gap=GapRegression(10.0, -0.2, 8.0),
         hazard=HAZARD if mortality else None,
         trained_on=TrainingRange(low, high, (20, 79)),
         reference=fit_reference(sample, sex, age),

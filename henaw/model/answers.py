@@ -26,6 +26,7 @@ NUMBERS = (
     "epistemic_sd_years",
     "age_gap_years",
     "age_gap_adjusted_years",
+    "age_gap_z",
 )
 RISKS = tuple(f"risk_{years}y{end}" for years in RISK_YEARS for end in ("", "_lower", "_upper"))
 DEFAULT_COVERAGE = 0.9
@@ -126,6 +127,7 @@ def answer_arrays(
         distribution.epistemic_sd,
         gap,
         clock.gap.adjust(gap, age),
+        clock.gap.standardize(gap, age),
     ]
     if clock.hazard is not None:
         horizons = np.array(RISK_YEARS, dtype=np.float64)

@@ -34,7 +34,7 @@ from henaw.model.reference import ReferenceMedians
 
 Array = NDArray[np.float64]
 
-FORMAT = 3
+FORMAT = 4
 LEAST_BIN_YEARS = 0.01  # finer ones would only fill the memory
 CLOCK_FOLDER = "clock"  # its name among the artifacts of a run and of a registered model
 FILES = ("clock.json", "weights.safetensors")  # manifest.json comes last and has their digests
@@ -191,7 +191,7 @@ def _require_possible(clock: Clock, name: str) -> None:
         "scaling": np.isfinite([scaling.center, scaling.scale]).all() and (scaling.scale > 0).all(),
         "calibration": (levels[:, 0] == 0).all() and (levels[:, -1] == 1).all() and _ascending(levels),
         "calibration.edges": _ascending(edges),
-        "gap": _numbers(clock.gap.intercept, clock.gap.slope),
+        "gap": _numbers(clock.gap.intercept, clock.gap.slope, clock.gap.sd) and clock.gap.sd > 0,
         "hazard": _numbers(*hazard) and (not hazard or hazard[1] > 0),
         "trained_on.ages": _numbers(*clock.trained_on.ages),
         "reference.edges": _ascending(clock.reference.edges),

@@ -34,7 +34,7 @@ def true_clock() -> Clock:
         shape=shape,
         weights=weights,
         calibration=identity(),
-        gap=GapRegression(0.0, 0.0),
+        gap=GapRegression(0.0, 0.0, 1.0),
         hazard=HAZARD,
         trained_on=TrainingRange(np.full(2, -5.0), np.full(2, 5.0), (30, 80)),
         reference=fit_reference(np.zeros((9, 2)), np.zeros(9), np.full(9, 50.0)),

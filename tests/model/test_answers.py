@@ -84,6 +84,7 @@ def test_the_numbers_are_those_of_the_clocks_distribution() -> None:
         "epistemic_sd_years": distribution.epistemic_sd,
         "age_gap_years": gap,
         "age_gap_adjusted_years": gap - (10 - 0.2 * rows["age_years"]),
+        "age_gap_z": (gap - (10 - 0.2 * rows["age_years"])) / 8,
         "q10": lower,
         "q90": upper,
     }.items():

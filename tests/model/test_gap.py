@@ -20,8 +20,17 @@ def test_what_is_left_is_centered_and_uncorrelated_with_age() -> None:
     left = fit_gap(gap, age).adjust(gap, age)
     assert left.mean() == pytest.approx(0, abs=1e-9)
     assert np.corrcoef(left, age)[0, 1] == pytest.approx(0, abs=1e-9)
+    standardized = fit_gap(gap, age).standardize(gap, age)
+    assert standardized.std() == pytest.approx(1)
+    np.testing.assert_allclose(standardized, left / left.std())
 
 
 @pytest.mark.parametrize(("gap", "age"), [([4.0], [50.0]), ([1.0, 3.0], [50.0, 50.0])])
 def test_where_ages_do_not_vary_only_the_mean_is_removed(gap: list[float], age: list[float]) -> None:
-    assert fit_gap(np.array(gap), np.array(age)) == GapRegression(float(np.mean(gap)), 0.0)
+    assert fit_gap(np.array(gap), np.array(age)) == GapRegression(float(np.mean(gap)), 0.0, 1.0)
+
+
+def test_a_gap_that_age_alone_tells_is_not_blown_up() -> None:
+    age = np.linspace(20, 80, 61)
+    gap = 50.0 - age
+    np.testing.assert_allclose(fit_gap(gap, age).standardize(gap, age), 0, atol=1e-6)

@@ -92,7 +92,7 @@ def test_an_unknown_range_survives_in_strict_json(tmp_path: Path) -> None:
 
 def test_a_clock_that_is_not_finite_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
-        save_clock(replace(blood_clock(), gap=GapRegression(np.nan, 0.0)), tmp_path / "clock")
+        save_clock(replace(blood_clock(), gap=GapRegression(np.nan, 0.0, 1.0)), tmp_path / "clock")
     with pytest.raises(IntegrityError):
         load_clock(tmp_path / "clock")
 
