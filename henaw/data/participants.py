@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from henaw.data.disclosure import SMALLEST_CELL
 from henaw.data.files import create_once, disk_errors, private_folder
 from henaw.errors import BadInput, EnvironmentProblem
 
@@ -28,7 +29,6 @@ logger = logging.getLogger(__name__)
 KEY_VARIABLE = "HENAW_PSEUDONYM_KEY"
 KEY_FILE = "pseudonym.key"
 PSEUDONYM_LENGTH = 32  # hexadecimal digits: 128 bits, no two of 10⁹ people collide
-SMALLEST_CELL = 5  # no count of people between zero and this is published
 
 _KEY_BYTES = 32
 _ID_PATTERN = r"[A-Za-z0-9_-]{1,64}"

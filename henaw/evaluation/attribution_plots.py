@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from henaw.data.disclosure import SMALLEST_CELL
 from henaw.data.panel import Panel
-from henaw.data.participants import SMALLEST_CELL
 from henaw.evaluation.style import BLUE, describe, new_figure, withhold
 from henaw.model.attribution import Attribution, attribute
 from henaw.model.clock import Clock

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from henaw.data.participants import SMALLEST_CELL
+from henaw.data.disclosure import SMALLEST_CELL
 from henaw.evaluation.metrics import midpoint_levels
 from henaw.evaluation.mixture import POOLED, member_quantiles, pooled
 from henaw.evaluation.plots import AGE_BAND_YEARS

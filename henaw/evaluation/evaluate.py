@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from henaw.data.participants import SMALLEST_CELL
+from henaw.data.disclosure import SMALLEST_CELL
 from henaw.errors import BadInput
 from henaw.evaluation.age_scores import age_scores, misplaced_of, mixture_scores, spread_scores
 from henaw.evaluation.bootstrap import Bootstrapped, Estimate, Statistic, bootstrap, people_in, root_mean_square_of

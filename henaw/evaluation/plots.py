@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from henaw.data.participants import SMALLEST_CELL
+from henaw.data.disclosure import SMALLEST_CELL
 from henaw.evaluation.metrics import central_coverage, pit_histogram, quantile_coverage
 from henaw.evaluation.style import (
     BLUE,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from henaw.data.participants import SMALLEST_CELL
+from henaw.data.disclosure import SMALLEST_CELL
 from henaw.evaluation.bootstrap import Estimate
 from henaw.evaluation.figures import figure, verdict
 from henaw.evaluation.subgroups import SubgroupFigures

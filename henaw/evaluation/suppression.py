@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from henaw.data.participants import SMALLEST_CELL
+from henaw.data.disclosure import SMALLEST_CELL
 
 
 def publishable(sizes: Mapping[str, int]) -> set[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from henaw.data.participants import SMALLEST_CELL
+from henaw.data.disclosure import SMALLEST_CELL
 from henaw.evaluation.style import BLUE, GRAY, ORANGE, describe, held_out, legend, new_figure, withhold
 from henaw.evaluation.survival import kaplan_meier
 

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from henaw.data.disclosure import SMALLEST_CELL
 from henaw.data.panel import Panel
-from henaw.data.participants import SMALLEST_CELL
 from henaw.model.calibration import Calibration
 from henaw.model.distribution import EnsembleDistribution
 from henaw.model.ensemble import EnsembleShape, forward, network_inputs

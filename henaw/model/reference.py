@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from henaw.data.participants import SMALLEST_CELL
+from henaw.data.disclosure import SMALLEST_CELL
 
 Array = NDArray[np.float64]
 

@@ -44,7 +44,15 @@ SERVING_PACKAGES = (
     "pydantic",
     "PyYAML",
 )  # answering needs no PyTorch
-SERVED_CODE = ("__init__.py", "errors.py", "data/__init__.py", "data/files.py", "data/panel.py", "model")
+SERVED_CODE = (
+    "__init__.py",
+    "errors.py",
+    "data/__init__.py",
+    "data/disclosure.py",
+    "data/files.py",
+    "data/panel.py",
+    "model",
+)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from henaw.config import Config
+from henaw.data.disclosure import SMALLEST_CELL
 from henaw.data.panel import Panel
-from henaw.data.participants import SMALLEST_CELL
 from henaw.errors import BadInput
 from henaw.model.bins import BinsHead
 from henaw.model.calibration import Calibration, fit_calibration

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from henaw.data.participants import SMALLEST_CELL
+from henaw.data.disclosure import SMALLEST_CELL
 from henaw.errors import BadInput
 
 OnFailure = Literal["block", "set_aside", "warn"]

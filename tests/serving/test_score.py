@@ -109,7 +109,7 @@ def test_a_row_that_abstains_has_empty_cells_and_not_nan(tmp_path: Path) -> None
     rows = some_rows().iloc[[3]]
     scored(put(rows, tmp_path / "rows.csv"), tmp_path / "answers.csv")
     line = (tmp_path / "answers.csv").read_text(encoding="utf-8").splitlines()[1].replace('"', "")
-    assert line == ",,,,,,,abstain,implausible:crp_mg_l"
+    assert line == ",,,,,,,,abstain,implausible:crp_mg_l"
     scored(tmp_path / "rows.csv", tmp_path / "answers.parquet")
     column = pq.read_table(tmp_path / "answers.parquet")["biological_age_years"]
     assert (column.type, column.null_count) == (pa.float64(), 1)

@@ -31,6 +31,14 @@ def termination_raises() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises, as in a terminal; a process started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Signaling(Events):
     """Sends signals in the middle of a step, or at the end of an epoch; notes where training stopped."""
 
