@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
-import mlflow
 import pytest
 import typer
 from mlflow import MlflowClient
@@ -18,23 +15,6 @@ from henaw.console import run_app
 from pipelines import fit, train
 
 TINY = "training.epochs=4 network.members=2 network.hidden=[8] source.people=600"
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    yield tmp_path
-    mlflow.set_tracking_uri(before)
 
 
 def call(*arguments: str) -> int:

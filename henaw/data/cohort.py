@@ -285,8 +285,8 @@ def _check_header(path: Path, config: Config, panel: Panel, columns: _Columns) -
         raise BadInput(f"source.id_columns: {measured[0]} is a measurement; expected columns that name participants")
     if (ids and set(ids) <= set(columns.asked)) or PARTICIPANT in columns.asked:
         raise BadInput(
-            "cohort.require, cohort.exclude and split.column keep every column that names participants; "
-            "ids are never kept"
+            "cohort.require, cohort.exclude, split.column and training.era_column keep every column that names "
+            "participants; ids are never kept"
         )
     require_columns(
         path, ids, present, "source.id_columns names the columns of the participant's id ([]: every row is a person)"

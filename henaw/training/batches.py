@@ -71,7 +71,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class LogicalBatch:
-    """All that was drawn for one step, on the host.
+    """All that was drawn for one step: people where their data is, noise and masks on the host.
 
     Attributes:
         data: the people.

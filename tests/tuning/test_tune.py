@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,27 +41,15 @@ training.learning_rate: {low: 0.001, high: 0.02, log: true}
 """
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Iterator[Path]:
-    """A folder with a store and a project of its own, whose spaces and profiles may be added to."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    shutil.copytree(asset_folder("mlproject"), tmp_path / "mlproject")
-    (tmp_path / "mlproject" / "search" / "tiny.yaml").write_text(SPACE)
-    own = lambda name: tmp_path / name if name == "mlproject" else asset_folder(name)  # noqa: E731
+@pytest.fixture(name="workplace")
+def workplace_with_a_project(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder with a project of its own too, whose spaces and profiles may be added to."""
+    shutil.copytree(asset_folder("mlproject"), workplace / "mlproject")
+    (workplace / "mlproject" / "search" / "tiny.yaml").write_text(SPACE)
+    own = lambda name: workplace / name if name == "mlproject" else asset_folder(name)  # noqa: E731
     for module in ("henaw.config", "henaw.tuning.space", "pipelines.tune"):
         monkeypatch.setattr(f"{module}.asset_folder", own)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    yield tmp_path
-    mlflow.set_tracking_uri(before)
+    return workplace
 
 
 def runs() -> tuple[Any, list[Any]]:
