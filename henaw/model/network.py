@@ -39,8 +39,12 @@ class EnsembleNetwork(nn.Module):
             weight, bias = getattr(self, f"layer{layer}_weight"), getattr(self, f"layer{layer}_bias")
             activation = torch.baddbmm(bias.unsqueeze(1), activation, weight)
             if layer < last:
-                activation = functional.dropout(functional.relu(activation), self.dropout, self.training)
+                activation = self.dropped(functional.relu(activation))
         return activation
+
+    def dropped(self, activation: Tensor) -> Tensor:
+        """``activation`` with hidden units dropped at random in training."""
+        return functional.dropout(activation, self.dropout, self.training)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """A copy of the parameters on the host, named as ``EnsembleShape.parameter_shapes``."""

@@ -59,14 +59,16 @@ class StepFigures:
         return before | {f"gradient_norm_{layer}_clipped": norm for layer, norm in self.clipped_groups.items()}
 
 
-def clip_members(parameters: Sequence[Tensor], limit: float) -> Tensor:
-    """Scale each member's gradient to norm ``limit`` at most; returns the squared norms before, (parameters, K).
+def clip_members(parameters: Sequence[Tensor], limit: float | Tensor) -> Tensor:
+    """Scale each member's gradient to norm ``limit``, of all or of each (K,), at most.
+
+    Returns the squared norms before, (parameters, K).
 
     By member and not over all of them, so that a member trains the same in whatever company.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     squares = torch.stack([gradient.flatten(1).square().sum(dim=1) for gradient in gradients])
-    factor = (limit / squares.sum(dim=0).sqrt().clamp(min=_NORM_FLOOR)).clamp(max=1.0)
+    factor = (squares.sum(dim=0).sqrt().clamp(min=_NORM_FLOOR).reciprocal() * limit).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
     return squares

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,7 +34,8 @@ from henaw.training.checkpoints import Checkpoints
 from henaw.training.device import choose_device, use_threads
 from henaw.training.era import eras, without_era
 from henaw.training.microbatch import Halving, Place
-from henaw.training.telemetry import Events
+from henaw.training.packing import train_pack
+from henaw.training.telemetry import Events, Listeners
 from henaw.training.trainer import train
 
 logger = logging.getLogger(__name__)
@@ -76,61 +79,113 @@ def fit_clock(
         IntegrityError: the checkpoints are broken, or of other settings or people.
         EnvironmentProblem: no GPU though asked for, memory ran out, or the disk does not take a checkpoint.
     """
-    if min(len(people), len(calibration)) < SMALLEST_CELL:
-        raise BadInput(f"training: expected at least {SMALLEST_CELL} people to train on, and as many to calibrate")
-    if not all(np.isfinite(people_arrays(table, panel)[1:]).all() for table in (people, calibration)):
-        raise BadInput("training: sex or age_years is missing or unknown for somebody; expected both for everyone")
-    use_threads(config.training)
-    device = choose_device(config.training)
-    biomarkers, sex, age = people_arrays(people, panel)
-    scaling = fit_scaling(raw_features(panel, biomarkers))
-    hazard = None
-    if config.target == "mortality":
-        years, died = follow_up(people, config.mortality.cap_years)
-        hazard = fit_gompertz(age, years, died)
-    era = eras(people, calibration, config.training)
-    shape = EnsembleShape(
-        members=config.network.members,
-        inputs=2 * len(scaling.center) + 1 + (hazard is not None),
-        hidden=tuple(config.network.hidden),
-        head=_head(config, age),
+    fitting = _Fitting(people, calibration, panel, config, events)
+    network = fitting.network
+    logger.info("training %d members on %d people (%s)", fitting.shape.members, len(people), fitting.device)
+    history = train(
+        network,
+        fitting.loss,
+        fitting.trained_on,
+        fitting.validated_on,
+        config.training,
+        config.seed,
+        events,
+        checkpoints,
     )
+    return fitting.clock(network), history
 
-    trained_shape = replace(shape, inputs=shape.inputs + (era is not None))
 
-    def set_up(_: int) -> tuple[EnsembleNetwork, TrainingData, TrainingData]:
-        generator = torch.Generator().manual_seed(config.seed)
-        return (
-            EnsembleNetwork(trained_shape, config.network.dropout, generator).to(device),
-            training_data(people, panel, scaling, config, device, era and era[0]),
-            training_data(calibration, panel, scaling, config, device, era and era[1]),
+def fit_pack(
+    people: pd.DataFrame, calibration: pd.DataFrame, panel: Panel, configs: Sequence[Config], events: Sequence[Events]
+) -> Iterator[tuple[int, Clock | Exception]]:
+    """Fit clocks of one shape in one program (``training/packing.py``); each is the one that ``fit_clock`` would fit.
+
+    Args:
+        people: as in ``fit_clock``.
+        calibration: as in ``fit_clock``.
+        panel: the biomarkers.
+        configs: of each clock; they differ in ``packing.OWN_SETTINGS`` of ``training`` alone.
+        events: a listener for each.
+
+    Yields:
+        The number of a clock as soon as it is fitted, and the clock, or what ended its training.
+
+    Raises:
+        As ``fit_clock``, for what they have in common.
+    """
+    first = configs[0]
+    fitting = _Fitting(people, calibration, panel, first, Listeners(events))
+    networks = [fitting.network, *(copy.deepcopy(fitting.network) for _ in configs[1:])]
+    logger.info("training %d × %d members on %d people", len(configs), fitting.shape.members, len(people))
+    settings = [config.training for config in configs]
+    data = fitting.trained_on, fitting.validated_on
+    for number, ended in train_pack(networks, fitting.loss, *data, settings, first.seed, events):
+        yield number, ended if isinstance(ended, Exception) else fitting.clock(networks[number])
+
+
+class _Fitting:
+    """People and settings as tensors and an ensemble's shape, and the way back from a trained network to a clock."""
+
+    def __init__(
+        self, people: pd.DataFrame, calibration: pd.DataFrame, panel: Panel, config: Config, events: Events
+    ) -> None:
+        if min(len(people), len(calibration)) < SMALLEST_CELL:
+            raise BadInput(f"training: expected at least {SMALLEST_CELL} people to train on, and as many to calibrate")
+        if not all(np.isfinite(people_arrays(table, panel)[1:]).all() for table in (people, calibration)):
+            raise BadInput("training: sex or age_years is missing or unknown for somebody; expected both for everyone")
+        use_threads(config.training)
+        self.panel, self.config = panel, config
+        self.people, self.calibration_age = people, people_arrays(calibration, panel)[2]
+        self.device = device = choose_device(config.training)
+        biomarkers, _, age = people_arrays(people, panel)
+        self.scaling = scaling = fit_scaling(raw_features(panel, biomarkers))
+        self.hazard = None
+        if config.target == "mortality":
+            years, died = follow_up(people, config.mortality.cap_years)
+            self.hazard = fit_gompertz(age, years, died)
+        self.era = era = eras(people, calibration, config.training)
+        self.shape = EnsembleShape(
+            members=config.network.members,
+            inputs=2 * len(scaling.center) + 1 + (self.hazard is not None),
+            hidden=tuple(config.network.hidden),
+            head=_head(config, age),
         )
+        self.trained_shape = replace(self.shape, inputs=self.shape.inputs + (era is not None))
 
-    network, trained_on, validated_on = Halving(1, events).do(1, set_up, lambda: None, Place("set-up", 0, 0))
-    loss = training_loss(shape.head, hazard, config.training, device)
-    logger.info("training %d members on %d people (%s)", shape.members, len(people), device)
-    history = train(network, loss, trained_on, validated_on, config.training, config.seed, events, checkpoints)
-    lowest, highest = np.array([range_ends(column) for column in biomarkers.T]).T
-    youngest, oldest = range_ends(age)
-    weights = {name: values.astype(np.float64) for name, values in network.arrays().items()}
-    inputs = validated_on.inputs(slice(None)).cpu().numpy().astype(np.float64)
-    calibration_age = people_arrays(calibration, panel)[2]
-    outputs = forward(trained_shape, weights, inputs)  # everybody in their own era
-    found = EnsembleDistribution(shape.head, outputs, calibration_age, no_calibration())
-    levels, gap = _calibrated(found, calibration_age, config)
-    clock = Clock(
-        panel=panel,
-        scaling=scaling,
-        shape=shape,
-        weights=weights if era is None else without_era(weights),
-        calibration=levels,
-        gap=gap,
-        hazard=hazard,
-        trained_on=TrainingRange(lowest, highest, (int(np.floor(youngest)), int(np.floor(oldest)))),
-        reference=fit_reference(biomarkers, sex, age),
-        max_missing=config.scoring.max_missing,
-    )
-    return clock, history
+        def set_up(_: int) -> tuple[EnsembleNetwork, TrainingData, TrainingData]:
+            generator = torch.Generator().manual_seed(config.seed)
+            return (
+                EnsembleNetwork(self.trained_shape, config.network.dropout, generator).to(device),
+                training_data(people, panel, scaling, config, device, era and era[0]),
+                training_data(calibration, panel, scaling, config, device, era and era[1]),
+            )
+
+        place = Place("set-up", 0, 0)
+        self.network, self.trained_on, self.validated_on = Halving(1, events).do(1, set_up, lambda: None, place)
+        self.loss = training_loss(self.shape.head, self.hazard, config.training, device)
+
+    def clock(self, network: EnsembleNetwork) -> Clock:
+        """What the trained ``network`` makes, calibrated."""
+        biomarkers, sex, age = people_arrays(self.people, self.panel)
+        lowest, highest = np.array([range_ends(column) for column in biomarkers.T]).T
+        youngest, oldest = range_ends(age)
+        weights = {name: values.astype(np.float64) for name, values in network.arrays().items()}
+        inputs = self.validated_on.inputs(slice(None)).cpu().numpy().astype(np.float64)
+        outputs = forward(self.trained_shape, weights, inputs)  # everybody in their own era
+        found = EnsembleDistribution(self.shape.head, outputs, self.calibration_age, no_calibration())
+        levels, gap = _calibrated(found, self.calibration_age, self.config)
+        return Clock(
+            panel=self.panel,
+            scaling=self.scaling,
+            shape=self.shape,
+            weights=weights if self.era is None else without_era(weights),
+            calibration=levels,
+            gap=gap,
+            hazard=self.hazard,
+            trained_on=TrainingRange(lowest, highest, (int(np.floor(youngest)), int(np.floor(oldest)))),
+            reference=fit_reference(biomarkers, sex, age),
+            max_missing=self.config.scoring.max_missing,
+        )
 
 
 def _head(config: Config, age: Array) -> Head:

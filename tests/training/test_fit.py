@@ -19,7 +19,7 @@ from henaw.model.hazard import fit_gompertz
 from henaw.model.heads import Head, QuantileHead
 from henaw.training.checkpoint import WrongRun
 from henaw.training.checkpoints import Checkpoints
-from henaw.training.fit import fit_clock, follow_up, people_arrays
+from henaw.training.fit import fit_clock, fit_pack, follow_up, people_arrays
 from tests.scenarios import (
     BLOOD9,
     KNOWN,
@@ -193,6 +193,19 @@ def test_fitting_twice_is_bitwise_the_same_and_another_seed_another_clock() -> N
         np.testing.assert_array_equal(values, again.weights[name])
     assert one.gap == again.gap
     assert not np.array_equal(one.weights["layer0.weight"], other.weights["layer0.weight"])
+
+
+def test_clocks_of_a_pack_are_those_that_would_be_fitted_alone() -> None:
+    people, calibration = blood_rows(200, 0), blood_rows(60, 1)
+    configs = [tiny_config(f"training.learning_rate={rate} network.dropout=0.2") for rate in (0.01, 0.002)]
+    clocks = dict(fit_pack(people, calibration, BLOOD9, configs, [Recorder(), Recorder()]))
+    for number, config in enumerate(configs):
+        clock, alone = clocks[number], quickly(people, calibration, config)
+        assert isinstance(clock, Clock)
+        assert clock.gap == alone.gap
+        for name, values in alone.weights.items():
+            np.testing.assert_array_equal(clock.weights[name], values)
+        np.testing.assert_array_equal(clock.calibration.levels, alone.calibration.levels)
 
 
 def test_markers_that_nobody_or_hardly_anybody_has_do_no_harm() -> None:
