@@ -71,12 +71,13 @@ def started(rival: Rival, folder: Path) -> Iterator[tuple[int, float]]:
             time.sleep(0.02)
         yield process.pid, time.perf_counter() - began
     finally:
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        psutil.wait_procs(family, timeout=20)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.terminate()
+            _, left = psutil.wait_procs([psutil.Process(process.pid), *family], timeout=20)
+            for one in left:
+                one.kill()
+        process.wait()
 
 
 def _is_ready(port: int, path: str) -> bool:

@@ -71,7 +71,7 @@ class Henaw:
         sex = np.array([float(value == "male") for value in columns["sex"]])
         answers = answer_arrays(self.clock, markers, sex, np.array(columns["age_years"], dtype=float), 0.9)
         numbers = {name: values.tolist() for name, values in answers.numbers.items()}
-    numbers |= {"status": answers.status, "flags": answers.flags}
+        numbers |= {"status": answers.status, "flags": answers.flags}
         return {"predictions": [dict(zip(numbers, row)) for row in zip(*numbers.values())]}
 """
 
