@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from numbers import Number
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from henaw.data.panel import Panel
@@ -15,6 +14,9 @@ from henaw.errors import BadInput
 from henaw.model.clock import RISK_YEARS, SEXES, Clock, Target
 from henaw.model.distribution import central_levels
 from henaw.model.ensemble import AGE_CENTER
+
+if TYPE_CHECKING:
+    import pandas as pd  # a server that answers arrays does without its memory
 
 Array = NDArray[np.float64]
 
@@ -86,6 +88,8 @@ def answer(clock: Clock, rows: pd.DataFrame, coverage: float, *, quantiles: bool
     Raises:
         BadInput: a column is missing, repeated or not numeric, or ``coverage`` is impossible.
     """
+    import pandas as pd
+
     central_levels(coverage)  # an impossible coverage is refused whatever the rows
     answers = answer_arrays(clock, *_arrays(clock.panel, rows), coverage, quantiles=quantiles)
     columns: dict[str, Any] = dict(answers.numbers)
@@ -117,14 +121,14 @@ def answer_arrays(
     usable = np.where(np.isfinite(biomarkers), biomarkers, np.nan)
     age = np.where(believable, age, AGE_CENTER)
     distribution = clock.predict(usable, sex, age)
-    lower, upper = distribution.interval(coverage)
-    gap = distribution.median - age
+    found = distribution.summary(coverage)
+    gap = found.median - age
     numbers = [
-        distribution.median,
-        lower,
-        upper,
-        distribution.aleatoric_sd,
-        distribution.epistemic_sd,
+        found.median,
+        found.lower,
+        found.upper,
+        found.aleatoric_sd,
+        found.epistemic_sd,
         gap,
         clock.gap.adjust(gap, age),
         clock.gap.standardize(gap, age),
@@ -137,7 +141,8 @@ def answer_arrays(
     columns = dict(zip(number_columns(clock.target), numbers, strict=True))
     if quantiles:
         columns.update(zip(QUANTILE_COLUMNS, distribution.quantiles(QUANTILE_LEVELS).T, strict=True))
-    status = np.where(abstains, "abstain", np.where(warns, "warn", "ok")).tolist()
+    status = ["abstain" if no else "warn" if careful else "ok" for no, careful in zip(
+        abstains.tolist(), warns.tolist(), strict=True)]  # fmt: skip
     return Answers(columns, abstains, status, _flags(clock.panel, applies))
 
 
@@ -160,7 +165,9 @@ def _numbers(column: pd.Series[Any], name: str) -> Array:
     """``column`` as float64; what pandas would turn into a number (text, true/false, dates) is refused."""
     if column.dtype == np.float64:  # as MLflow hands columns over: not worth half a millisecond of questions
         return column.to_numpy()
-    kinds, seen = pd.api.types, column.dropna()
+    from pandas.api import types as kinds
+
+    seen = column.dropna()
     if kinds.is_bool_dtype(column) or any(isinstance(value, bool | np.bool_) for value in _objects(seen)):
         raise BadInput(f"column {name}: expected numbers, found true/false")
     if len(seen) and not kinds.is_any_real_numeric_dtype(column) and not kinds.is_object_dtype(column):
@@ -174,7 +181,7 @@ def _numbers(column: pd.Series[Any], name: str) -> Array:
 
 
 def _objects(column: pd.Series[Any]) -> list[Any]:
-    return column.tolist() if pd.api.types.is_object_dtype(column) else []
+    return column.tolist() if column.dtype == object else []
 
 
 _ABSTAIN = ("sex_missing_or_unknown", "age_missing", "age_implausible", "too_many_missing")
@@ -195,28 +202,26 @@ def _reasons(
     clock: Clock, biomarkers: Array, sex: Array, age: Array
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     """Which of ``reason_names`` apply (n, reasons), and the rows (n,) that abstain, warn, and have a believable age."""
-    markers = len(clock.panel.names)
-    low, high = np.array([marker.plausible for marker in clock.panel.biomarkers]).T
-    missing, believable = np.isnan(biomarkers), (age >= 0) & (age <= 120)
-    implausible = ~missing & ~((biomarkers >= low) & (biomarkers <= high))
-    outside = (biomarkers < clock.trained_on.lowest) | (biomarkers > clock.trained_on.highest)
+    rows, markers = biomarkers.shape
+    low, high = clock.plausible
     youngest, oldest = clock.trained_on.ages
-    no_age = np.isnan(age)
-    columns = [
-        np.isnan(sex)[:, None],
-        no_age[:, None],
-        (~no_age & ~believable)[:, None],
-        (missing.sum(axis=1) > clock.max_missing)[:, None],
-        implausible,
-        # whole-year ages: someone of the oldest age is not yet a year older
-        ((age < youngest) | (age >= oldest + 1))[:, None],
-        outside & ~implausible,
-        missing,
-    ]
-    applies: NDArray[np.bool_] = np.concatenate(columns, axis=1)
     to_abstain = len(_ABSTAIN) + markers
+    to_warn = to_abstain + 1 + markers
+    applies = np.empty((rows, to_warn + markers), dtype=bool)
+    missing, implausible = applies[:, to_warn:], applies[:, len(_ABSTAIN) : to_abstain]
+    np.isnan(biomarkers, out=missing)
+    believable, no_age = (age >= 0) & (age <= 120), np.isnan(age)
+    applies[:, 0] = np.isnan(sex)
+    applies[:, 1] = no_age
+    applies[:, 2] = ~(no_age | believable)
+    applies[:, 3] = missing.sum(axis=1) > clock.max_missing
+    implausible[:] = (biomarkers < low) | (biomarkers > high)
+    # whole-year ages: someone of the oldest age is not yet a year older
+    applies[:, to_abstain] = (age < youngest) | (age >= oldest + 1)
+    outside = (biomarkers < clock.trained_on.lowest) | (biomarkers > clock.trained_on.highest)
+    np.greater(outside, implausible, out=applies[:, to_abstain + 1 : to_warn])
     abstains = np.logical_or.reduce(applies[:, :to_abstain], axis=1)
-    warns = np.logical_or.reduce(applies[:, to_abstain : to_abstain + 1 + markers], axis=1)
+    warns = np.logical_or.reduce(applies[:, to_abstain:to_warn], axis=1)
     return applies, abstains, warns, believable
 
 

@@ -72,6 +72,10 @@ class BinsHead:
             found[:, rows] = self._within(cumulative, chosen[..., None], levels[rows, None])[..., 0]
         return found
 
+    def medians(self, outputs: Array, age: Array) -> Array:
+        """As ``Head.medians``."""
+        return self.quantiles_at(outputs, np.zeros(outputs.shape[1]), age)
+
     def _within(self, cumulative: Array, chosen: NDArray[np.intp], levels: Array) -> Array:
         """Years (K, n, q) at ``levels`` (q,) or (n, q), each of which lies in the bin ``chosen`` (K, n, q)."""
         members, people, edges = cumulative.shape

@@ -10,6 +10,7 @@ through the same map.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ Array = NDArray[np.float64]
 
 GRID = np.array([0.0, 0.01, 0.025, 0.05, *np.arange(1, 10) / 10, 0.95, 0.975, 0.99, 1.0])
 """Levels at which the map is stored; straight lines between."""
+_MOST_KEPT = 256  # maps applied to scores, a few hundred bytes each
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,19 @@ class Calibration:
 
     def network_scores(self, band: int, z: Array) -> Array:
         """Normal scores to ask the network for, given those that are wanted (q,)."""
+        key = (band, z.tobytes())  # one answer asks for the same scores as the next, and the map takes longer to apply
+        if (known := self._asked.get(key)) is None:
+            if len(self._asked) >= _MOST_KEPT:
+                self._asked.clear()
+            known = self._asked[key] = self._mapped(band, z)
+        return known
+
+    @cached_property
+    def _asked(self) -> dict[tuple[int, bytes], Array]:
+        """Scores that were asked for, and what became of them."""
+        return {}
+
+    def _mapped(self, band: int, z: Array) -> Array:
         mapped = np.interp(ndtr(z), GRID, self.levels[band])
         # beyond the last levels that the map can tell apart, the score itself goes on
         return np.where((mapped > 0) & (mapped < 1) & (np.abs(z) < 6), ndtri(np.clip(mapped, 1e-9, 1 - 1e-9)), z)

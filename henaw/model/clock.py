@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -87,6 +88,11 @@ class Clock:
     def target(self) -> Target:
         """What the clock predicts."""
         return "age" if self.hazard is None else "mortality"
+
+    @cached_property
+    def plausible(self) -> Array:
+        """Lower and upper ends of the markers' plausible ranges, (2, m)."""
+        return np.array([marker.plausible for marker in self.panel.biomarkers]).T.copy()
 
     def predict(self, biomarkers: Array, sex: Array, age: Array) -> EnsembleDistribution:
         """Predict biological age.

@@ -62,6 +62,17 @@ def central_levels(coverage: float) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
+class Summary:
+    """What is reported of n people, in years, each (n,)."""
+
+    median: Array
+    lower: Array
+    upper: Array
+    aleatoric_sd: Array
+    epistemic_sd: Array
+
+
+@dataclass(frozen=True, eq=False)
 class EnsembleDistribution:
     """The calibrated W2 barycenter of K members, and how far they lie apart.
 
@@ -88,11 +99,11 @@ class EnsembleDistribution:
     @cached_property
     def uncalibrated_median(self) -> Array:
         """Median of the barycenter before calibration, which assigns the band, shape (n,)."""
-        return np.asarray(self.head.quantiles_at(self.outputs, np.zeros(len(self)), self.age).mean(axis=0))
+        return barycenter(self.head.medians(self.outputs, self.age))
 
     def _members(self, z: Array) -> Iterator[tuple[NDArray[np.intp], Array]]:
         """Row positions (b,) and members' calibrated quantiles (K, b, q) at scores ``z`` (q,), block by block."""
-        for band in range(len(self.calibration.levels)):
+        for band in sorted(set(self._bands.tolist())):
             rows = np.flatnonzero(self._bands == band)
             scores = self.calibration.network_scores(band, z)
             for block in blocks(len(rows)):
@@ -153,6 +164,20 @@ class EnsembleDistribution:
         """
         lower, upper = self.quantiles(central_levels(coverage)).T
         return lower, upper
+
+    def summary(self, coverage: float) -> Summary:
+        """What is reported of everybody: as ``median``, ``interval`` and the standard deviations, in one pass.
+
+        Raises:
+            BadInput: ``coverage`` does not lie strictly between 0 and 1.
+        """
+        z = np.concatenate([NODES, [0.0], ndtri(central_levels(coverage))])
+        ends, found = np.empty((3, len(self))), np.empty((2, len(self)))
+        for rows, quantiles in self._members(z):
+            ends[:, rows] = barycenter(quantiles[:, :, len(NODES) :]).T
+            moments = barycenter_moments(quantiles[:, :, : len(NODES)])
+            found[0, rows], found[1, rows] = moments.sd, moments.disagreement
+        return Summary(*ends, *found)
 
     def cdf(self, values: Array) -> Array:
         """Probability of a biological age up to ``values`` (n,), shape (n,); NaN for NaN."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,7 +14,8 @@ from henaw.model.heads import Head
 Array = NDArray[np.float64]
 
 AGE_CENTER, AGE_SCALE = 50.0, 17.0  # years; where age is an input it is standardized so, whatever the cohort
-BLOCK_ROWS = 1024  # bounds the memory of the hidden layers whatever the number of people
+BLOCK_ROWS = 256  # what is worked on at once stays in the processor's cache, and memory is bounded
+_STACKED_ROWS = 32  # so few rows go through all members at once: more calls would cost more than the sums
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,22 @@ def blocks(rows: int) -> Iterator[slice]:
 
 def forward(shape: EnsembleShape, parameters: Mapping[str, Array], inputs: Array) -> Array:
     """Members' outputs (K, n, outputs) from inputs (n, inputs) and parameters named as ``shape.parameter_shapes()``."""
+    layers = [(parameters[f"layer{layer}.weight"], parameters[f"layer{layer}.bias"][:, None, :])
+              for layer in range(len(shape.hidden) + 1)]  # fmt: skip
+    if len(inputs) <= _STACKED_ROWS:
+        return _through(layers, inputs)
     outputs = np.empty((shape.members, len(inputs), shape.head.outputs))
-    last = len(shape.hidden)
     for rows in blocks(len(inputs)):
-        activation = inputs[rows]
-        for layer in range(last + 1):
-            activation = activation @ parameters[f"layer{layer}.weight"]
-            activation += parameters[f"layer{layer}.bias"][:, None, :]
-            if layer < last:
-                np.maximum(activation, 0.0, out=activation)
-        outputs[:, rows] = activation
+        for member in range(shape.members):
+            outputs[member, rows] = _through([(weight[member], bias[member]) for weight, bias in layers], inputs[rows])
     return outputs
+
+
+def _through(layers: Sequence[tuple[Array, Array]], activation: Array) -> Array:
+    """Outputs of layers (weight, bias), of one member or of all."""
+    for number, (weight, bias) in enumerate(layers, start=1):
+        activation = activation @ weight
+        activation += bias
+        if number < len(layers):
+            np.maximum(activation, 0.0, out=activation)
+    return activation

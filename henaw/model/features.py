@@ -12,21 +12,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from henaw.data.panel import DERIVED_NEEDS, Panel
+from henaw.data.panel import DERIVED_NEEDS, Panel, Transform
 
 Array = NDArray[np.float64]
 
 CLIP = 5.0
 IQR_PER_SD = 1.3489795003921634  # of a Gaussian: 2·Φ⁻¹(3/4)
 RATIO_LIMITS = (0.1, 10.0)  # of AST/ALT
+_TRANSFORMS: dict[Transform, np.ufunc] = {"identity": np.positive, "log": np.log, "log1p": np.log1p}
+_LEAST_LOG, _MOST_LOG = np.log(RATIO_LIMITS)
 
 
 def log_ast_alt(ast: Array, alt: Array) -> Array:
     """log(AST/ALT) with the ratio clamped to [0.1, 10]; missing where either is missing, not finite or not positive."""
-    usable = np.isfinite(ast) & np.isfinite(alt) & (ast > 0) & (alt > 0)
-    # the difference of logs neither overflows nor underflows where the ratio itself would
-    difference = np.log(np.where(usable, ast, 1.0)) - np.log(np.where(usable, alt, 1.0))
-    return np.where(usable, np.clip(difference, *np.log(RATIO_LIMITS)), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # the difference of logs neither overflows nor underflows where the ratio itself would; where a logarithm does
+        # not exist it is not finite either
+        difference = np.log(ast) - np.log(alt)
+    return np.where(np.isfinite(difference), np.minimum(np.maximum(difference, _LEAST_LOG), _MOST_LOG), np.nan)
 
 
 def raw_features(panel: Panel, biomarkers: Array) -> Array:
@@ -39,20 +42,15 @@ def raw_features(panel: Panel, biomarkers: Array) -> Array:
     Returns:
         Shape (n, p) with p = m + derived features; NaN where a value is missing or its logarithm does not exist.
     """
-    columns = []
+    features = np.empty((len(biomarkers), biomarkers.shape[1] + len(panel.derived)))
     with np.errstate(divide="ignore", invalid="ignore"):
         for position, marker in enumerate(panel.biomarkers):
-            values = biomarkers[:, position]
-            if marker.transform == "log":
-                values = np.log(values)
-            elif marker.transform == "log1p":
-                values = np.log1p(values)
-            columns.append(values)
-    for feature in panel.derived:
+            _TRANSFORMS[marker.transform](biomarkers[:, position], out=features[:, position])
+    for position, feature in enumerate(panel.derived, start=biomarkers.shape[1]):
         first, second = (biomarkers[:, panel.names.index(name)] for name in DERIVED_NEEDS[feature])
-        columns.append(log_ast_alt(first, second))
-    stacked = np.stack(columns, axis=1)
-    return np.where(np.isfinite(stacked), stacked, np.nan)
+        features[:, position] = log_ast_alt(first, second)
+    features[~np.isfinite(features)] = np.nan
+    return features
 
 
 def dependence(panel: Panel) -> NDArray[np.bool_]:
@@ -80,7 +78,8 @@ class FeatureScaling:
         """
         present = np.isfinite(features)
         with np.errstate(over="ignore"):  # what overflows is clipped all the same
-            scaled = np.clip((np.where(present, features, self.center) - self.center) / self.scale, -CLIP, CLIP)
+            scaled = np.where(present, (features - self.center) / self.scale, 0.0)
+            np.minimum(np.maximum(scaled, -CLIP, out=scaled), CLIP, out=scaled)
         return scaled, present.astype(np.float64)
 
 

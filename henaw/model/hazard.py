@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from henaw.errors import BadInput
 from henaw.model.distribution import EnsembleDistribution
@@ -80,6 +79,8 @@ def fit_gompertz(age: Array, years: Array, died: Array) -> Gompertz:
     if died.sum() < 2 or not (years > 0).any():
         raise BadInput(f"mortality: {_NO_HAZARD}")
 
+    from scipy.optimize import minimize  # answering needs none of it
+
     def negative(parameters: Array) -> tuple[float, Array]:
         alpha, beta = parameters[0] - beta_shift * parameters[1], parameters[1]
         total = np.exp(alpha + beta * age) * np.expm1(beta * years) / beta
@@ -114,6 +115,8 @@ def recalibrated(hazard: Gompertz, distribution: EnsembleDistribution, years: Ar
     """
     if died.sum() < 2 or not (years > 0).any():
         raise BadInput(f"recalibrate: {_NO_HAZARD}")
+    from scipy.optimize import minimize
+
     nodes = distribution.nodes()
     log_weights = np.log(NODE_WEIGHTS)
 

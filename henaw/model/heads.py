@@ -13,6 +13,7 @@ functions, their Wasserstein-2 barycenter is the plain average of what they say.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
@@ -54,6 +55,9 @@ class Head(Protocol):
     def quantiles_at(self, outputs: Array, z: Array, age: Array) -> Array:
         """As ``quantiles``, but with one level for each person: ``z`` (n,), returns (K, n)."""
 
+    def medians(self, outputs: Array, age: Array) -> Array:
+        """Members' medians in years, (K, n)."""
+
     def initial_bias(self) -> Array:
         """Output biases (outputs,) of an untrained member: centered, about as wide as the ages it is trained on."""
 
@@ -82,12 +86,18 @@ class QuantileHead:
         """Outputs of a member: a location and a slope for each segment."""
         return 2 + len(self.knots)
 
-    def basis(self, z: Array) -> Array:
-        """B_j at normal scores ``z`` (…,), shape (segments, …)."""
+    @cached_property
+    def _segments(self) -> Array:
+        """Lower and upper ends of the segments in z, and where each of them is nearest to 0, (3, segments, 1)."""
         ends = np.array([-np.inf, *ndtri(np.array(self.knots, dtype=np.float64)), np.inf])
-        ends = ends.reshape(-1, *[1] * np.ndim(z))
-        low, high = ends[:-1], ends[1:]
-        basis: Array = np.minimum(np.maximum(z, low), high) - np.minimum(np.maximum(0.0, low), high)
+        return np.stack([ends[:-1], ends[1:], np.minimum(np.maximum(0.0, ends[:-1]), ends[1:])])[:, :, None]
+
+    def basis(self, z: Array) -> Array:
+        """B_j at normal scores ``z`` (q,), shape (segments, q)."""
+        low, high, nearest = self._segments
+        basis: Array = np.maximum(z, low)
+        np.minimum(basis, high, out=basis)
+        basis -= nearest
         return basis
 
     def quantiles(self, outputs: Array, z: Array, age: Array) -> Array:
@@ -101,6 +111,10 @@ class QuantileHead:
         latent: Array = np.einsum("knj,jn->kn", softplus(outputs[..., 1:]), self.basis(z))
         latent += outputs[..., 0]
         return self._years(latent, age)
+
+    def medians(self, outputs: Array, age: Array) -> Array:
+        """As ``Head.medians``: every B_j is 0 at the median."""
+        return self._years(outputs[..., 0].copy(), age)
 
     def _years(self, latent: Array, age: Array) -> Array:
         if self.link == "logit":

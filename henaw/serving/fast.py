@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
+
+import numpy as np
 
 from henaw.model.answers import Answers, answer_arrays
 from henaw.model.clock import Clock
@@ -18,12 +21,27 @@ def to_json(answers: Answers) -> bytes:
     """``{"predictions": [{column: value}, …]}``; a row that abstains has null for every number.
 
     Raises:
-        ValueError: a number that is shown is not finite; strict JSON has no word for it.
+        ValueError: a number is not finite; strict JSON has no word for it.
     """
-    columns = [values.tolist() for values in answers.numbers.values()]
+    numbers = np.array(list(answers.numbers.values()))
+    if not np.isfinite(numbers).all():
+        raise ValueError("an answer is not finite")
+    columns = [list(map(repr, values)) for values in numbers.tolist()]
     if answers.abstains.any():
         refused = answers.abstains.tolist()
-        columns = [[None if no else value for value, no in zip(values, refused, strict=True)] for values in columns]
-    names = (*answers.numbers, "status", "flags")
-    rows = zip(*columns, answers.status, answers.flags, strict=True)
-    return json.dumps({"predictions": [dict(zip(names, row, strict=True)) for row in rows]}, allow_nan=False).encode()
+        columns = [["null" if no else value for value, no in zip(values, refused, strict=True)] for values in columns]
+    texts = [map(_quoted, values) for values in (answers.status, answers.flags)]
+    row = _row(tuple(answers.numbers))
+    return f'{{"predictions": [{", ".join([row % cells for cells in zip(*columns, *texts, strict=True)])}]}}'.encode()
+
+
+@lru_cache
+def _row(names: tuple[str, ...]) -> str:
+    """A row's text as ``json.dumps`` writes it, with a place for each value: filled in half the time."""
+    keys = (json.dumps(name).replace("%", "%%") for name in (*names, "status", "flags"))
+    return f"{{{', '.join(f'{key}: %s' for key in keys)}}}"
+
+
+@lru_cache
+def _quoted(text: str) -> str:
+    return json.dumps(text)
