@@ -232,6 +232,7 @@ class Study(Section):
     compare: bool
     storage: Annotated[str, AfterValidator(_database_without_password)] | None
     heartbeat_seconds: Count
+    pack: Literal["auto"] | Annotated[int, Field(ge=1, le=256)]
     found_by: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")] | None
 
 

@@ -18,11 +18,13 @@ from henaw.training.telemetry import Events
 from henaw.tuning import plots
 from henaw.tuning.gain import measure_gain
 from henaw.tuning.naming import study_name
-from henaw.tuning.objective import objective_name, study_people, trial_work
+from henaw.tuning.objective import objective_name, study_people
+from henaw.tuning.pack_size import pack_size
 from henaw.tuning.space import apply, load_space, values_of
 from henaw.tuning.storage import open_storage
 from henaw.tuning.study import best_trial, choose_pruner, open_study, run_study
 from henaw.tuning.summary import profile, summarize, trials_table
+from henaw.tuning.trials import ClockTrials
 from henaw.validation.clean import clean, judge
 
 
@@ -54,15 +56,16 @@ def run(config: Config, extends: str = "default") -> str:
     progress = ProgressLine()
     shown = _Shown(progress)
     with study_run(config, study, storage.alone()) as runs, progress.stage("tune"):
-        work = trial_work(space, config, panel, people, runs, shown)
+        carried_out = ClockTrials(space, config, panel, people, runs, shown, pack_size(config, panel, people))
         run_study(
             study,
             storage,
-            work,
+            carried_out.work,
             trials=config.study.trials,
             seed=config.seed,
             first=space.parameters_of(config),
             events=runs,
+            pack=carried_out,
         )
         trials = study.get_trials(deepcopy=False)
         runs.catch_up(trials)

@@ -30,7 +30,8 @@ from henaw.registry.delivery import BATCH
 from henaw.registry.resuming import STAGE_TAG
 from henaw.registry.stores import answers, require_tracking
 from henaw.registry.tracking import VERSION_TAG
-from henaw.tuning.study import REASON, TrialEvents
+from henaw.tuning.queue import REASON
+from henaw.tuning.study import TrialEvents
 
 logger = logging.getLogger(__name__)
 

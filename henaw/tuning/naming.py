@@ -11,7 +11,14 @@ from henaw.tuning.space import Space
 
 _SECTIONS = ("cohort", "validation", "split", "network", "training", "calibration", "mortality")
 _WHERE = {"device", "threads"}  # a worker may run elsewhere
-_NOT_THE_STUDY = {"trials", "storage", "heartbeat_seconds", "compare", "found_by"}  # may change while it goes on
+_NOT_THE_STUDY = {
+    "trials",
+    "storage",
+    "heartbeat_seconds",
+    "pack",
+    "compare",
+    "found_by",
+}  # may change while it goes on
 
 
 def study_name(config: Config, panel: Panel, space: Space, objective: str) -> str:

@@ -9,27 +9,24 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import optuna
 import sqlalchemy
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
-from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from henaw.errors import EnvironmentProblem, HenawError
+from henaw.tuning.queue import INTERRUPTED, REASON, revive, take
 from henaw.tuning.storage import WORKER, StudyStorage
 
 logger = logging.getLogger(__name__)
 
-# attributes of a trial
-PLACE, RETRY_OF, REASON, INTERRUPTED = "place", "retry_of", "reason", "interrupted"
-MOST_TRIES = 3  # of the same settings by workers that died
 _POLL_SECONDS = 0.5
 _LEAST_TRIALS, _LEAST_EPOCHS = 5, 3  # before the median may stop anybody
 
@@ -74,6 +71,20 @@ class Outcome:
 Work = Callable[[Trial], Outcome]
 
 
+class Pack(Protocol):
+    """Carries several trials out together."""
+
+    @property
+    def size(self) -> int:
+        """How many at once, at most; it may change from one pack to the next."""
+
+    def shape(self, trial: Trial) -> dict[str, Any]:
+        """Sample what ``trial`` is to try; returns the parameters that whatever is packed with it must share."""
+
+    def outcomes(self, trials: Sequence[Trial]) -> Iterator[tuple[int, Callable[[], Outcome]]]:
+        """The position of each trial as soon as it is over, and how it ended; what that raises is how it ends."""
+
+
 def open_study(storage: StudyStorage, name: str, pruner: BasePruner) -> optuna.Study:
     """The study ``name``, begun where it does not exist; its objective is made small."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # its lines hold errors' texts, which may hold values of people
@@ -99,6 +110,7 @@ def run_study(
     seed: int,
     first: dict[str, Any] | None,
     events: TrialEvents,
+    pack: Pack | None = None,
 ) -> int:
     """Work on ``study`` until it has ``trials`` trials, and those of the other workers have ended too.
 
@@ -110,6 +122,7 @@ def run_study(
         seed: of the sampler.
         first: parameters of the first trial; None leaves it to the sampler.
         events: listener.
+        pack: carries several out at once; None = one after the other.
 
     Returns:
         How many trials this worker carried out.
@@ -117,112 +130,87 @@ def run_study(
     done = 0
     try:
         with storage.alive() as worker:
-            while _one_trial(study, storage, worker, work, trials, seed, first, events):
-                done += 1
+            while True:
+                with ExitStack() as beating:
+                    with storage.alone():
+                        revive(study, storage)
+                        taken = _taken(study, storage, worker, beating, (trials, seed, first), pack)
+                        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+                    if taken:
+                        _carry_out(study, taken, work, pack, events)
+                done += len(taken)
+                if not taken and not running:  # nor can one come back from the dead
+                    return done
+                if not taken:
+                    time.sleep(_POLL_SECONDS)
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise EnvironmentProblem(
             f"study.storage: the database went away ({type(error).__name__}); the same command goes on where it was"
         ) from None
-    return done
 
 
-def _one_trial(
+def _taken(
     study: optuna.Study,
     storage: StudyStorage,
     worker: str,
-    work: Work,
-    trials: int,
-    seed: int,
-    first: dict[str, Any] | None,
-    events: TrialEvents,
-) -> bool:
-    """Take a trial and carry it out; False where there is none left, and none that may yet come back from the dead."""
-    while True:
-        with ExitStack() as beating:
-            with storage.alone():
-                revive(study, storage)
-                trial = _take(study, trials, seed, first)
-                if trial is not None:
-                    beating.enter_context(storage.beating(trial._trial_id))
-                    trial.set_user_attr(WORKER, worker)  # last: who dies before is known by the lack of it
-                elif not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                    return False
-            if trial is not None:
-                _carry_out(study, trial, work, events)
-                return True
-        time.sleep(_POLL_SECONDS)
+    beating: ExitStack,
+    asked: tuple[int, int, dict[str, Any] | None],
+    pack: Pack | None,
+) -> list[Trial]:
+    """As many trials as go together, up to the size of a pack, now of this worker."""
+    taken: list[Trial] = []
+    shape: dict[str, Any] | None = None
+    size = pack.size if pack else 1
+    while len(taken) < size and (trial := take(study, *asked, shape)) is not None:
+        beating.enter_context(storage.beating(trial._trial_id))
+        trial.set_user_attr(WORKER, worker)  # last: who dies before is known by the lack of it
+        taken.append(trial)
+        if pack and size > 1:
+            shared = pack.shape(trial)  # of each, before the sampler is that of the next
+            shape = shape or shared
+    return taken
 
 
-def revive(study: optuna.Study, storage: StudyStorage) -> None:
-    """End the trials of dead workers as failed, and put another in the place of each; to be called while alone.
-
-    A worker may die between the two: any failed trial without a reason that has no successor gets one.
-    """
-    storage.fail_dead(study, study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-    every = study.get_trials(deepcopy=False)
-    succeeded = {trial.user_attrs.get(RETRY_OF) for trial in every}
-    for trial in every:
-        if trial.state != TrialState.FAIL or REASON in trial.user_attrs or trial.number in succeeded:
-            continue
-        if tries(every, trial) >= MOST_TRIES:
-            continue
-        logger.warning("trial %d: its worker died or was interrupted; its settings are tried again", trial.number)
-        kept = {PLACE: trial.user_attrs.get(PLACE, trial.number), RETRY_OF: trial.number}
-        with _quiet():
-            study.enqueue_trial(trial.params, user_attrs=kept)
-
-
-def tries(trials: Iterable[FrozenTrial], trial: FrozenTrial) -> int:
-    """How often the settings of ``trial`` were tried up to it, itself included; interruptions do not count."""
-    by_number = {other.number: other for other in trials}
-    count = int(INTERRUPTED not in trial.user_attrs)
-    while (before := trial.user_attrs.get(RETRY_OF)) is not None:
-        trial = by_number[before]
-        count += INTERRUPTED not in trial.user_attrs
-    return count
-
-
-def originals(trials: Iterable[FrozenTrial]) -> int:
-    """How many of ``trials`` stand in for no other."""
-    return sum(RETRY_OF not in trial.user_attrs for trial in trials)
-
-
-def _take(study: optuna.Study, trials: int, seed: int, first: dict[str, Any] | None) -> Trial | None:
-    """The next trial, one that waits before a new one; None where there is none."""
-    every = study.get_trials(deepcopy=False)
-    waiting = [trial for trial in every if trial.state == TrialState.WAITING]
-    begun = originals(every)
-    if not every and first is not None:
-        with _quiet():
-            study.enqueue_trial(first, user_attrs={PLACE: 0})
-        place = 0
-    elif waiting:
-        place = int(waiting[0].user_attrs.get(PLACE, waiting[0].number))
-    elif begun < trials:
-        place = begun
-    else:
-        return None
-    with _quiet():
-        study.sampler = TPESampler(seed=int(np.random.SeedSequence([seed, place]).generate_state(1)[0]))
-        trial = study.ask()
-    if PLACE not in trial.user_attrs:
-        trial.set_user_attr(PLACE, place)
-    return trial
-
-
-def _carry_out(study: optuna.Study, trial: Trial, work: Work, events: TrialEvents) -> None:
-    """Run ``trial`` to its one end. An interruption ends it as failed without a reason, and goes on up."""
-    began = time.perf_counter()
-    events.on_trial_begin(trial)
+def _carry_out(
+    study: optuna.Study, trials: Sequence[Trial], work: Work, pack: Pack | None, events: TrialEvents
+) -> None:
+    """Run ``trials`` to their one end each. An interruption ends them as failed without a reason, and goes on up."""
+    running = dict(enumerate(trials))
+    seconds, since = 0.0, time.perf_counter()
+    for trial in trials:
+        events.on_trial_begin(trial)
     try:
-        outcome = _guarded(work, trial)
+        for position, outcome in _outcomes(trials, work, pack):
+            now = time.perf_counter()
+            seconds, since = seconds + (now - since) / len(running), now  # of several at once, each its share
+            _end(study, running.pop(position), outcome, seconds, events)
     except BaseException:  # Ctrl-C and the like: to be tried again
-        trial.set_user_attr(INTERRUPTED, True)
-        events.on_trial_end(study.tell(trial, state=TrialState.FAIL))
+        for trial in running.values():
+            trial.set_user_attr(INTERRUPTED, True)
+            events.on_trial_end(study.tell(trial, state=TrialState.FAIL))
         raise
+
+
+def _outcomes(trials: Sequence[Trial], work: Work, pack: Pack | None) -> Iterator[tuple[int, Outcome]]:
+    """Position and outcome of each trial, as it ends."""
+    if pack is None or len(trials) == 1:
+        for position, trial in enumerate(trials):
+            yield position, _guarded(partial(work, trial), trial)
+        return
+    left = dict(enumerate(trials))
+    try:
+        for position, outcome in pack.outcomes(trials):
+            yield position, _guarded(outcome, left.pop(position))
+    except Exception as error:  # noqa: BLE001 - of what they have in common: it ends them all, and not the study
+        for position, trial in left.items():
+            yield position, _failed(trial, error)
+
+
+def _end(study: optuna.Study, trial: Trial, outcome: Outcome, seconds: float, events: TrialEvents) -> None:
+    """Tell how ``trial`` ended, to the study and to ``events``."""
     for name, value in outcome.facts.items():
         trial.set_user_attr(name, value)
-    trial.set_user_attr("seconds", round(time.perf_counter() - began, 3))
+    trial.set_user_attr("seconds", round(seconds, 3))
     for name, value in outcome.constraints.items():
         trial.set_constraint(name, value)
     if outcome.reason:
@@ -238,39 +226,35 @@ def _carry_out(study: optuna.Study, trial: Trial, work: Work, events: TrialEvent
     events.on_trial_end(ended)
 
 
-def _guarded(work: Work, trial: Trial) -> Outcome:
-    """``work`` on ``trial``; what it raises is how the trial ends, and no more."""
+def _guarded(work: Callable[[], Outcome], trial: Trial) -> Outcome:
+    """What ``work`` on ``trial`` says; what it raises is how the trial ends, and no more."""
     try:
-        outcome = work(trial)
-    except HenawError as error:
-        logger.warning("trial %d: %s", trial.number, error)
-        return Outcome(None, str(error))
-    except Exception as error:  # its text may hold values of people
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = f"{place.tb_frame.f_code.co_filename.rpartition('/')[2]}:{place.tb_lineno}" if place else "?"
-        logger.warning("trial %d: unexpected %s in %s", trial.number, type(error).__name__, where)
-        logger.debug("trial %d", trial.number, exc_info=True)
-        return Outcome(None, f"unexpected {type(error).__name__} in {where}")
+        outcome = work()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the study goes on
+        return _failed(trial, error)
     if outcome.value is not None and not np.isfinite(outcome.value):
         return Outcome(None, "the objective is not finite", facts=outcome.facts)
     return outcome
+
+
+def _failed(trial: Trial, error: Exception) -> Outcome:
+    """How ``trial`` ends that raised ``error``, whose text may hold values of people unless it is HENAW's own."""
+    if isinstance(error, HenawError):
+        logger.warning("trial %d: %s", trial.number, error)
+        return Outcome(None, str(error))
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename.rpartition('/')[2]}:{place.tb_lineno}" if place else "?"
+    logger.warning("trial %d: unexpected %s in %s", trial.number, type(error).__name__, where)
+    logger.debug("trial %d", trial.number, exc_info=error)
+    return Outcome(None, f"unexpected {type(error).__name__} in {where}")
 
 
 def _words(trial: FrozenTrial) -> str:
     if trial.state == TrialState.COMPLETE:
         return f"objective {trial.value:.4f}"
     return f"{trial.state.name.lower()}: {trial.user_attrs.get(REASON, '')}"
-
-
-class _quiet(warnings.catch_warnings):  # noqa: N801 - reads as a verb
-    """What Optuna calls experimental, or samples in another way than it would like, is pinned and tested here."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        warnings.simplefilter("ignore", UserWarning)
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial:

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
+from henaw.tuning.queue import MOST_TRIES, REASON, originals, tries
 from henaw.tuning.space import Space, values_of
-from henaw.tuning.study import MOST_TRIES, REASON, originals, tries
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from henaw.config import load_config
 from henaw.errors import BadInput, EnvironmentProblem
+from henaw.tuning.queue import PLACE, REASON, RETRY_OF, originals
 from henaw.tuning.storage import JournalFile, PostgreSQL
 from henaw.tuning.study import (
-    PLACE,
-    REASON,
-    RETRY_OF,
     Outcome,
     TrialEvents,
     best_trial,
     choose_pruner,
     open_study,
-    originals,
     run_study,
 )
 from henaw.tuning.summary import summarize

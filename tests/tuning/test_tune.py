@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from optuna.trial import Trial
 
-import henaw.tuning.objective as judged_by
+import henaw.tuning.trials as judged_by
 from henaw.config import Config, asset_folder, load_config
 from henaw.data.panel import load_panel
 from henaw.data.stored_splits import kept_split
@@ -24,9 +24,10 @@ from henaw.evaluation.cox import partial_likelihood_loss
 from henaw.registry import trial_runs
 from henaw.training.failures import MemoryExhausted
 from henaw.training.telemetry import Events, OutOfMemory
-from henaw.tuning.objective import objective_name, objective_value, study_people, trial_work
+from henaw.tuning.objective import objective_name, objective_value, study_people
 from henaw.tuning.space import load_space
 from henaw.tuning.study import TrialEvents
+from henaw.tuning.trials import ClockTrials
 from pipelines import tune
 from tests.scenarios import KNOWN, blood_clock, known_cohort, mortal_cohort
 
@@ -166,7 +167,7 @@ def test_what_somebody_tags_a_run_with_is_in_the_trial_and_the_trials_words_in_t
 
 def carry_out(config: Config, table: pd.DataFrame, trial: Trial) -> Any:
     people = study_people(table, config)
-    return trial_work(load_space(config), config, KNOWN, people, TrialEvents(), Events())(trial)
+    return ClockTrials(load_space(config), config, KNOWN, people, TrialEvents(), Events()).work(trial)
 
 
 @pytest.fixture
