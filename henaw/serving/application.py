@@ -15,6 +15,7 @@ from henaw.serving.endpoints import Endpoints
 from henaw.serving.guard import Guard
 from henaw.serving.keys import Keyring
 from henaw.serving.lifecycle import Lifecycle, Load
+from henaw.serving.listening import is_loopback
 from henaw.serving.metrics import Metrics
 from henaw.serving.rates import rates_from_environment
 from henaw.serving.slots import Slots
@@ -65,11 +66,6 @@ def hosts(host: str, more: list[str]) -> list[str]:
     """Names that the server answers for: those of the address it listens on, and ``more``."""
     own = ["localhost", "127.0.0.1", "[::1]"] if is_loopback(host) else [host, socket.gethostname()]
     return [*own, f"[{host}]" if ":" in host else host, *more]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on ``host``."""
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def create() -> Guard:

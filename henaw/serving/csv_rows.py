@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 import json
@@ -77,36 +76,16 @@ def _refuse(constant: str) -> Any:
 
 async def _call(application: Application, body: bytes) -> tuple[int, bytes]:
     """Status and body of ``POST /invocations``."""
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": "/invocations",
-        "raw_path": b"/invocations",
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(b"content-type", b"text/csv"), (b"content-length", str(len(body)).encode())],
-        "client": None,
-        "server": None,
-    }
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-    answered, status, parts = asyncio.Event(), [500], []
+    status, parts = [500], []
 
     async def receive() -> Message:
-        if messages:
-            return messages.pop()
-        await answered.wait()
-        return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
             status[0] = message["status"]
         else:
             parts.append(message.get("body", b""))
-            if not message.get("more_body", False):
-                answered.set()
 
-    await application(scope, receive, send)
+    await application({"type": "http", "method": "POST", "path": "/invocations"}, receive, send)
     return status[0], b"".join(parts)

@@ -49,6 +49,11 @@ def let_nobody_in(bound: socket.socket) -> None:
         logger.debug("no filter on the listening socket: %s", error.strerror)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on ``host``."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 def shown(host: str) -> str:
     """``host`` as an URL has it."""
     return f"[{host}]" if ":" in host else host

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from henaw.config import load_config
 from henaw.console import run_command
-from henaw.serving import protocol, server
+from henaw.serving import processes, protocol, server
 from henaw.serving.lifecycle import Served
 from tests.serving.guarded import TRYING, served
 
@@ -19,7 +20,8 @@ def loader(_: str) -> Callable[[int | None], Served | None]:
 
 
 if __name__ == "__main__":
-    server.registry_loader = loader  # type: ignore[assignment]
+    processes.registry_loader = loader  # type: ignore[assignment]
+    server.mlflow_beside = lambda _: nullcontext()  # type: ignore[assignment]
     protocol.HEADER_SECONDS = HEADER_SECONDS
     host, port, overrides = sys.argv[1:]
     config = load_config("default", "", overrides)

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from henaw.errors import IntegrityError
 from henaw.model.storage import CLOCK_FOLDER, save_clock
 from henaw.registry import versions
 from henaw.serving import loading
+from henaw.serving.lifecycle import Served
+from henaw.serving.mlflow_process import Versions
 from tests.scenarios import blood_clock, blood_rows
 from tests.serving.guarded import split
 from tests.serving.sockets import PATIENCE, Running, connected, request, response, running
@@ -45,14 +48,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     mlflow.set_tracking_uri(before)
 
 
+def newest(current: int | None) -> Served | None:
+    """The champion, found by MLflow in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        return loading.newest(URI, current, Versions(Path(folder)).find)
+
+
 def test_the_champion_is_loaded_once_and_again_when_the_alias_moves(store: Path) -> None:
-    first = loading.newest(URI, None)
+    first = newest(None)
     assert first is not None
     assert (first.name, first.number) == ("henaw", 1)
-    assert loading.newest(URI, 1) is None
+    assert newest(1) is None
     MlflowClient().set_registered_model_alias("henaw", "champion", "2")
     try:
-        second = loading.newest(URI, 1)
+        second = newest(1)
         assert second is not None
         assert second.number == 2
     finally:
@@ -71,7 +80,7 @@ def test_a_version_that_answers_otherwise_than_when_it_was_registered_is_not_tak
 
     monkeypatch.setattr(loading, "answer_rows", lying)
     with pytest.raises(IntegrityError, match="golden rows"):
-        loading.newest(URI, None)
+        newest(None)
 
 
 @pytest.mark.slow
@@ -91,14 +100,14 @@ def test_no_flipped_byte_is_served(store: Path, capsys: pytest.CaptureFixture[st
         path.write_bytes(spoiled)
         try:
             with pytest.raises(IntegrityError):
-                loading.newest(URI, None)
+                newest(None)
             refused += 1
         finally:
             path.write_bytes(whole)
     with capsys.disabled():
         print(f"\n{refused} flipped bytes in {len(files)} files, {refused} refusals")
     assert refused > 80
-    assert loading.newest(URI, None) is not None
+    assert newest(None) is not None
 
 
 def served(folder: Path, store: Path, settings: str) -> list[str]:

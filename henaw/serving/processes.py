@@ -1,0 +1,109 @@
+"""The processes that answer: this one, or a supervisor with workers, on one socket that is bound already."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import tempfile
+import threading
+from functools import partial
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from henaw.config import Config
+from henaw.errors import BadInput
+from henaw.serving.application import Options, build, registry_loader, to_environment
+from henaw.serving.listening import let_nobody_in
+from henaw.serving.metrics import FOLDER_VARIABLE
+from henaw.serving.protocol import GuardedProtocol
+from henaw.serving.rates import STORE_VARIABLE
+
+logger = logging.getLogger(__name__)
+
+_FINISH_SECONDS = 14  # with the longest drain, all is over within 30 s
+_BACKLOG = 2048
+_KEEP_ALIVE_SECONDS = 30
+
+
+def run(config: Config, model: str, host: str, port: int, bound: socket.socket) -> int:
+    """Serve until a signal ends it; returns how many requests past their deadline are still worked on.
+
+    Raises:
+        HenawError: there is nothing to serve.
+    """
+    options = Options(model, host, port, config.model_dump(mode="json"))
+    return _serve_here(options, bound) if config.serving.workers == 1 else _supervise(options, bound)
+
+
+def _serve_here(options: Options, bound: socket.socket) -> int:
+    guard, slots = build(options, registry_loader(options.model))
+    guard.lifecycle.at_closing = partial(let_nobody_in, bound)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when all is done: exit 0
+    try:
+        uvicorn.Server(_uvicorn(options, guard)).run(sockets=[bound])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if guard.lifecycle.failure is not None:
+        raise guard.lifecycle.failure
+    return slots.taken
+
+
+def _supervise(options: Options, bound: socket.socket) -> int:
+    """Workers that die are replaced; where none can start, this ends."""
+    if STORE_VARIABLE not in os.environ:
+        logger.warning(
+            "each worker counts rates by itself: a key may ask up to %d times as often; set %s",
+            options.config.serving.workers,
+            STORE_VARIABLE,
+        )
+    with tempfile.TemporaryDirectory(prefix="henaw-metrics-") as folder:
+        os.environ[FOLDER_VARIABLE] = folder
+        to_environment(options)
+        supervisor = _Supervisor(_uvicorn(options, "henaw.serving.application:create"), bound, options)
+        supervisor.run()
+        if any(process.exitcode == uvicorn.config.STARTUP_FAILURE for process in supervisor.processes):
+            raise BadInput(f"{options.model}: no worker could start; the lines above say why")
+    return 0
+
+
+class _Supervisor(Multiprocess):
+    """uvicorn's supervisor, which leaves as a single process does."""
+
+    def __init__(self, config: uvicorn.Config, bound: socket.socket, options: Options) -> None:
+        super().__init__(config, [bound])
+        self._bound, self._drain_seconds = bound, options.config.serving.drain_seconds
+
+    def terminate_all(self) -> None:
+        """Have the workers drain; when they begin to close, nobody new is let in."""
+        super().terminate_all()
+        closing = threading.Timer(self._drain_seconds, let_nobody_in, [self._bound])
+        closing.daemon = True
+        closing.start()
+
+
+def _uvicorn(options: Options, application: object) -> uvicorn.Config:
+    serving = options.config.serving
+    return uvicorn.Config(
+        application,  # type: ignore[arg-type]  # an application, or where to get it
+        factory=isinstance(application, str),
+        host=options.host,
+        port=options.port,
+        workers=serving.workers,
+        http=GuardedProtocol,
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,  # paths and queries may hold values
+        proxy_headers=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_FINISH_SECONDS,
+        ssl_certfile=serving.tls_certificate,
+        ssl_keyfile=serving.tls_key,
+    )
