@@ -57,12 +57,13 @@ def serve(
     overrides: Annotated[
         str, typer.Option(help="Settings on top: 'serving.workers=2 serving.audit=audit.jsonl'.")
     ] = "",
+    page: Annotated[bool, typer.Option("--page", help="Serve a page for people at /, too (serving.page).")] = False,
 ) -> None:
     """Answer requests as `mlflow models serve` does, behind a guard: keys, rates, limits, strict checks."""
     from henaw.config import load_config
     from henaw.serving.server import serve as serve_model
 
-    serve_model(load_config(profile, "", overrides), model, host, port)
+    serve_model(load_config(profile, "", f"{overrides} serving.page=true" if page else overrides), model, host, port)
 
 
 @app.command()

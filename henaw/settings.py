@@ -250,6 +250,7 @@ class Serving(Section):
     reload_seconds: Annotated[Number, Field(ge=0)]
     drain_seconds: Annotated[Number, Field(ge=0, le=15)]
     audit: str | None
+    page: bool
     tls_certificate: str | None
     tls_key: str | None
 

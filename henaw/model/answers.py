@@ -31,6 +31,7 @@ NUMBERS = (
     "age_gap_z",
 )
 RISKS = tuple(f"risk_{years}y{end}" for years in RISK_YEARS for end in ("", "_lower", "_upper"))
+AGES = (0, 120)  # years; any other chronological age is taken for a mistake
 DEFAULT_COVERAGE = 0.9
 QUANTILE_LEVELS = np.arange(1, 100) / 100
 QUANTILE_COLUMNS = tuple(f"q{percent:02d}" for percent in range(1, 100))
@@ -210,7 +211,7 @@ def _reasons(
     applies = np.empty((rows, to_warn + markers), dtype=bool)
     missing, implausible = applies[:, to_warn:], applies[:, len(_ABSTAIN) : to_abstain]
     np.isnan(biomarkers, out=missing)
-    believable, no_age = (age >= 0) & (age <= 120), np.isnan(age)
+    believable, no_age = (age >= AGES[0]) & (age <= AGES[1]), np.isnan(age)
     applies[:, 0] = np.isnan(sex)
     applies[:, 1] = no_age
     applies[:, 2] = ~(no_age | believable)

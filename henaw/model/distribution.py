@@ -146,6 +146,13 @@ class EnsembleDistribution:
         """Row positions (b,) and the members' own quantiles (K, b, nodes), block by block."""
         return self._members(NODES)
 
+    def member_medians(self) -> Array:
+        """The members' own medians, shape (K, n); their mean is the barycenter's."""
+        result = np.empty(self.outputs.shape[:2])
+        for rows, quantiles in self._members(np.zeros(1)):
+            result[:, rows] = quantiles[..., 0]
+        return result
+
     def quantiles(self, levels: Array) -> Array:
         """Quantiles of the barycenter at ``levels`` (q,), shape (n, q)."""
         return self._at_scores(ndtri(np.asarray(levels, dtype=np.float64)))

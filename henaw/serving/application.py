@@ -17,6 +17,7 @@ from henaw.serving.keys import Keyring
 from henaw.serving.lifecycle import Lifecycle, Load
 from henaw.serving.listening import is_loopback
 from henaw.serving.metrics import Metrics
+from henaw.serving.page.routes import Page
 from henaw.serving.rates import rates_from_environment
 from henaw.serving.slots import Slots
 
@@ -52,7 +53,7 @@ def build(options: Options, load: Load) -> tuple[Guard, Slots]:
     lifecycle = Lifecycle(load, figures, reload_seconds=serving.reload_seconds, drain_seconds=serving.drain_seconds)
     endpoints = Endpoints(serving, lifecycle, slots, rates_from_environment(serving.rate), figures, _mlflow_version())
     guard = Guard(
-        endpoints.routes(),  # a page for people joins here: its routes beside these
+        {**endpoints.routes(), **(Page(serving, endpoints).routes() if serving.page else {})},
         hosts=hosts(options.host, serving.hosts),
         keyring=Keyring(Path(config.state.folder)),
         lifecycle=lifecycle,

@@ -55,8 +55,8 @@ class Endpoints:
         self, settings: Serving, lifecycle: Lifecycle, slots: Slots, rates: Rates, figures: Metrics, mlflow_version: str
     ) -> None:
         """``mlflow_version`` is what ``/version`` says, as MLflow does."""
-        self._settings, self._lifecycle, self._slots, self._rates = settings, lifecycle, slots, rates
-        self._figures, self._mlflow_version = figures, mlflow_version
+        self.lifecycle, self.slots, self.figures = lifecycle, slots, figures
+        self._settings, self._rates, self._mlflow_version = settings, rates, mlflow_version
         self._bodies = 0
 
     def routes(self) -> Mapping[str, Route]:
@@ -75,37 +75,44 @@ class Endpoints:
         return Reply(b"\n", TEXT)
 
     async def _ready(self, _: Request) -> Reply:
-        self._lifecycle.require_ready()
+        self.lifecycle.require_ready()
         return Reply(b"\n", TEXT)
 
     async def _version(self, _: Request) -> Reply:
         return Reply(self._mlflow_version.encode(), TEXT)
 
     async def _metrics(self, _: Request) -> Reply:
-        return Reply(self._figures.text(), metrics.CONTENT_TYPE)
+        return Reply(self.figures.text(), metrics.CONTENT_TYPE)
 
     async def _openapi(self, _: Request) -> Reply:
-        return Reply(self._lifecycle.require_served().openapi)
+        return Reply(self.lifecycle.require_served().openapi)
 
-    async def _invocations(self, request: Request) -> Reply:
-        served = self._lifecycle.require_served()
+    async def admitted(self, request: Request) -> tuple[Served, str, bytes]:
+        """The version that is to answer ``request``, and its content type and body, once nothing speaks against it.
+
+        Raises:
+            Refusal: from readiness to the size of the body, in the order of the guard's checks.
+        """
+        served = self.lifecycle.require_served()
         request.model = f"{served.name}/{served.number}"
         if request.key is not None:
             await self._rates.count(request.key)
-        content_type = _content_type(request.headers)
-        body = await self._body(request)
+        return served, _content_type(request.headers), await self._body(request)
+
+    async def _invocations(self, request: Request) -> Reply:
+        served, content_type, body = await self.admitted(request)
         if content_type == "text/csv":
             answer, status, flags = await self._answer_csv(served, request, body)
         elif len(body) <= _HERE_BYTES:
-            answer, status, flags = await self._slots.here(lambda: self._answer_json(served, request, body))
+            answer, status, flags = await self.slots.here(lambda: self._answer_json(served, request, body))
         else:
-            answer, status, flags = await self._slots.in_thread(lambda: self._answer_json(served, request, body))
-        self._figures.scored(status, flags)
-        return Reply(answer, headers=((b"henaw-model", request.model.encode()),))
+            answer, status, flags = await self.slots.in_thread(lambda: self._answer_json(served, request, body))
+        self.figures.scored(status, flags)
+        return Reply(answer, headers=((b"henaw-model", f"{served.name}/{served.number}".encode()),))
 
     async def _body(self, request: Request) -> bytes:
         """The body; only so many are read at once, as each is held in memory until it is answered."""
-        if self._bodies >= _BODIES_PER_SLOT * self._slots.number:
+        if self._bodies >= _BODIES_PER_SLOT * self.slots.number:
             raise Refusal("OVERLOADED", "too many bodies are being read", headers=retry_after(1))
         self._bodies += 1
         try:
@@ -132,7 +139,7 @@ class Endpoints:
             request.rows = await asyncio.to_thread(check_csv, served.clock.panel, body, self._settings.max_rows)
             return await ask_mlflow(served.mlflow_app, body)
 
-        scored = await self._slots.awaited(work())
+        scored = await self.slots.awaited(work())
         return scored.body, scored.status, scored.flags
 
 
