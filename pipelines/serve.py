@@ -6,6 +6,7 @@ import sys
 
 from henaw.config import load_config
 from henaw.console import run_stage
+from henaw.errors import BadInput
 from henaw.serving.server import serve
 
 
@@ -16,9 +17,13 @@ def main(
     model: str = "models:/henaw@champion",
     host: str = "127.0.0.1",
     port: int = 5001,
+    page: str = "false",
 ) -> None:
-    """Serve MODEL on HOST and PORT (docs/serving.md)."""
-    serve(load_config(profile, data, overrides), model, host, port)
+    """Serve MODEL on HOST and PORT, with a page for people where PAGE is true (docs/serving.md)."""
+    if page.lower() not in ("true", "false"):
+        raise BadInput(f"page: expected true or false, found {page!r}")
+    wanted = f"{overrides} serving.page=true" if page.lower() == "true" else overrides
+    serve(load_config(profile, data, wanted), model, host, port)
 
 
 if __name__ == "__main__":

@@ -39,13 +39,15 @@ def describe_for_page(served: Served, units: Units, settings: Serving) -> bytes:
         "markers": [
             _marker(marker, units, trained)
             for marker, trained in zip(
-                panel.biomarkers, _numbers(np.stack([trained_on.lowest, trained_on.highest], axis=1)), strict=True
+                panel.biomarkers,
+                numbers_or_null(np.stack([trained_on.lowest, trained_on.highest], axis=1)),
+                strict=True,
             )
         ],
         "ages": {"possible": AGES, "trained": trained_on.ages},
         "reference": {
-            "edges": _numbers(clock.reference.edges),
-            **{sex: _numbers(clock.reference.medians[code]) for code, sex in enumerate(SEXES)},
+            "edges": numbers_or_null(clock.reference.edges),
+            **{sex: numbers_or_null(clock.reference.medians[code]) for code, sex in enumerate(SEXES)},
         },
         "max_missing": clock.max_missing,
         "coverage": DEFAULT_COVERAGE,
@@ -72,6 +74,8 @@ def _as_is(marker: Biomarker) -> Conversion:
     return Conversion(marker.unit, 1.0)
 
 
-def _numbers(values: NDArray[np.float64]) -> Any:
+def numbers_or_null(values: NDArray[np.float64]) -> Any:
     """``values`` as lists, with None where JSON has no number."""
-    return np.where(np.isfinite(values), values, None).tolist()
+    cells = values.astype(object)
+    cells[~np.isfinite(values)] = None
+    return cells.tolist()

@@ -6,13 +6,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from henaw.model.answers import QUANTILE_COLUMNS, answer_arrays
 from henaw.model.attribution import attribute
 from henaw.model.clock import Clock
 from henaw.serving.fast import to_json
+from henaw.serving.page.description import numbers_or_null
 from henaw.serving.refusals import Detail, Refusal
 from henaw.serving.schema import Rows
 
@@ -59,11 +57,11 @@ def explain(clock: Clock, rows: Rows) -> Explanation:
 
 def _attribution(clock: Clock, rows: Rows) -> dict[str, Any]:
     shares = attribute(clock, rows.biomarkers, rows.sex, rows.age)
-    medians: NDArray[np.float64] = clock.reference.of(rows.sex, rows.age)[0]
+    medians = numbers_or_null(clock.reference.of(rows.sex, rows.age)[0])
     return {
         "by_marker": dict(zip(clock.panel.names, shares.by_marker[0].tolist(), strict=True)),
         "by_organ": dict(zip(shares.organs, shares.by_organ[0].tolist(), strict=True)),
-        "medians": dict(zip(clock.panel.names, np.where(np.isfinite(medians), medians, None).tolist(), strict=True)),
+        "medians": dict(zip(clock.panel.names, medians, strict=True)),
         "total": float(shares.total[0]),
         "interaction": float(shares.interaction[0]),
     }

@@ -115,7 +115,8 @@ function showAnswer(found, asked) {
   byId("answer-title").textContent = heading;
   byId("answer-body").replaceChildren(...parts.filter((part) => part !== null));
   byId("answer-title").focus({ preventScroll: true });
-  byId("answer-title").scrollIntoView({ block: "nearest" });
+  const { top } = byId("answer").getBoundingClientRect();
+  if (top < 0 || top > innerHeight / 2) byId("answer").scrollIntoView();
 }
 
 function fail(error) {

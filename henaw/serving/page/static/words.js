@@ -33,7 +33,7 @@ export function reason(flag, model) {
   return { kind, text: texts[kind] ?? flag, name: inputs[kind] ?? marker?.name ?? null };
 }
 
-/** What went wrong, and what helps. `where(detail)` names the place of a detail. */
+/** What went wrong, and what helps; the request's id only where somebody has to look it up. */
 export function problemText(problem) {
   const texts = {
     UNREACHABLE: "The server does not answer. It may be stopped, or the network is down. Try again in a while.",
@@ -50,5 +50,6 @@ export function problemText(problem) {
     REQUEST_TIMEOUT: "Sending took too long. Try again.",
   };
   const text = texts[problem.code] ?? `The server refused (${problem.code}).`;
-  return problem.id === null ? text : `${text} Request ${problem.id}.`;
+  const unexplained = problem.code === "MODEL_ERROR" || !(problem.code in texts);
+  return unexplained && problem.id !== null ? `${text} Request ${problem.id}.` : text;
 }
