@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from henaw.config import Config
 from henaw.console import set_up_logging
 from henaw.serving.audit import Audit
-from henaw.serving.endpoints import Endpoints
+from henaw.serving.endpoints import Endpoints, Route
 from henaw.serving.guard import Guard
 from henaw.serving.keys import Keyring
 from henaw.serving.lifecycle import Lifecycle, Load
 from henaw.serving.listening import is_loopback
 from henaw.serving.metrics import Metrics
-from henaw.serving.page.routes import Page
 from henaw.serving.rates import rates_from_environment
 from henaw.serving.slots import Slots
+from henaw.settings import Serving
 
 OPTIONS_VARIABLE = "HENAW_SERVE_OPTIONS"  # from the process that was started to its workers
 STARTUP_FAILURE = 3  # with it uvicorn's supervisor gives up instead of starting the worker again
@@ -53,7 +54,7 @@ def build(options: Options, load: Load) -> tuple[Guard, Slots]:
     lifecycle = Lifecycle(load, figures, reload_seconds=serving.reload_seconds, drain_seconds=serving.drain_seconds)
     endpoints = Endpoints(serving, lifecycle, slots, rates_from_environment(serving.rate), figures, _mlflow_version())
     guard = Guard(
-        {**endpoints.routes(), **(Page(serving, endpoints).routes() if serving.page else {})},
+        {**endpoints.routes(), **_page_routes(serving, endpoints)},
         hosts=hosts(options.host, serving.hosts),
         keyring=Keyring(Path(config.state.folder)),
         lifecycle=lifecycle,
@@ -61,6 +62,14 @@ def build(options: Options, load: Load) -> tuple[Guard, Slots]:
         audit=Audit(None if serving.audit is None else Path(serving.audit)),
     )
     return guard, slots
+
+
+def _page_routes(serving: Serving, endpoints: Endpoints) -> Mapping[str, Route]:
+    if not serving.page:
+        return {}
+    from henaw.serving.page.routes import Page  # its units come with pandas, which other servers start without
+
+    return Page(serving, endpoints).routes()
 
 
 def hosts(host: str, more: list[str]) -> list[str]:

@@ -17,6 +17,7 @@ from henaw.model.bins import BinsHead
 from henaw.model.calibration import GRID, Calibration, identity
 from henaw.model.distribution import Distribution, EnsembleDistribution, central_levels
 from henaw.model.heads import Head
+from henaw.model.wasserstein import NODES
 from tests.scenarios import BOUNDED, GAUSSIAN, HEADS, people_of
 
 Array = NDArray[np.float64]
@@ -159,6 +160,16 @@ def test_nodes_are_what_the_mean_is_made_of(predicted: EnsembleDistribution) -> 
     assert (np.diff(nodes, axis=1) >= 0).all()
     for rows, quantiles in predicted.member_nodes():
         np.testing.assert_allclose(quantiles.mean(axis=0), nodes[rows])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_members_medians_are_their_nodes_in_the_middle_and_average_to_the_median(form: tuple[str, bool]) -> None:
+    predicted = people_of(HEADS[form[0]], 12, calibrated=form[1])
+    medians = predicted.member_medians()
+    np.testing.assert_allclose(medians.mean(axis=0), predicted.median, atol=1e-9)
+    for rows, quantiles in predicted.member_nodes():
+        np.testing.assert_allclose(medians[:, rows], quantiles[..., len(NODES) // 2], atol=1e-9)
+    assert np.ptp(medians, axis=0).min() > 0
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
