@@ -153,19 +153,31 @@ def _stream(seed: int, epoch: int, member: int) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-def _random(streams: Tensor, people: Tensor) -> Tensor:
-    """Numbers of ``_RANDOM_BITS`` bits: the outputs of SplitMix64 numbered ``people`` from the states ``streams``.
+def random_bits(stream: Tensor | int, places: Tensor) -> Tensor:
+    """64 random bits for each of ``places``, as signed integers: SplitMix64's outputs by number, from state ``stream``.
 
-    Steele, Lea & Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
+    A function of both alone, so it is the same on every device and in whatever parts it is asked for. Steele, Lea &
+    Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
     """
-    z = streams + (people + 1) * _STEP
+    z = _mixed(stream, places)
+    z ^= (z >> 31) & ((1 << 33) - 1)
+    return z
+
+
+def _mixed(streams: Tensor | int, places: Tensor) -> Tensor:
+    """SplitMix64's outputs but for the last mixing, which leaves the highest bits alone."""
+    z = ((places + 1) * _STEP).add(streams)
     z ^= (z >> 30) & ((1 << 34) - 1)  # >> keeps the sign: the mask takes the bits that it brings
     z *= _FIRST
     z ^= (z >> 27) & ((1 << 37) - 1)
     z *= _SECOND
-    return z.bitwise_right_shift_(64 - _RANDOM_BITS).bitwise_and_(
-        (1 << _RANDOM_BITS) - 1
-    )  # its highest bits are as good
+    return z
+
+
+def _random(streams: Tensor, people: Tensor) -> Tensor:
+    """Numbers of ``_RANDOM_BITS`` bits, the highest ones of SplitMix64's."""
+    z = _mixed(streams, people)
+    return z.bitwise_right_shift_(64 - _RANDOM_BITS).bitwise_and_((1 << _RANDOM_BITS) - 1)
 
 
 def _sorted(keys: Tensor) -> Tensor:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from henaw.model.bins import BinsHead
@@ -61,16 +63,63 @@ def crps_loss(head: Head, device: torch.device) -> Loss:
     """
     if isinstance(head, BinsHead):
         return _binned_crps(head, device)
+    if not isinstance(head, QuantileHead):
+        raise TypeError(f"a {type(head).__name__} has no quantile function in PyTorch")
     levels = (np.arange(CRPS_LEVELS) + 0.5) / CRPS_LEVELS
-    quantiles = quantile_function(head, ndtri(levels), device)
-    u = torch.tensor(levels, dtype=torch.float32, device=device)
+    latent = np.concatenate([np.ones((1, CRPS_LEVELS)), head.basis(ndtri(levels))])
+    exact = [torch.tensor(values, device=device) for values in (latent, levels[:, None])]
+    by_dtype = {torch.float64: exact, torch.float32: [values.float() for values in exact]}
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        age = targets[..., AGE]
-        error = age.unsqueeze(-1) - quantiles(outputs, age)
-        return 2 * torch.maximum(u * error, (u - 1) * error).mean(dim=-1)
+        constants = by_dtype[outputs.dtype]
+        found: Tensor = _QuantileCrps.apply(outputs, targets[..., AGE], head, *constants)  # type: ignore[no-untyped-call]
+        return found
 
     return loss
+
+
+class _QuantileCrps(torch.autograd.Function):
+    """CRPS of quantile functions together with its derivative, in a third of the passes that autograd makes.
+
+    With s_j the quantile of level u_j and c the age, both in latent units (identity) or as a fraction of the support
+    (logit), the loss is 2 · unit · mean_j (s_j − c)(1{s_j ≥ c} − u_j), and its derivative by s_j is the second factor's
+    part of that. Levels come before people, so that every pass is over contiguous people.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, age: Tensor, head: QuantileHead, latent: Tensor, levels: Tensor) -> Tensor:
+        *members, people, width = outputs.shape
+        outputs = outputs.mT.reshape(-1, width, people)
+        slopes = torch.empty_like(outputs, memory_format=torch.contiguous_format)
+        slopes[:, :1] = outputs[:, :1]
+        torch.ops.aten.softplus.out(outputs[:, 1:], out=slopes[:, 1:])
+        quantile = torch.bmm(latent.T.expand(len(outputs), -1, -1), slopes)
+        if head.link == "logit":
+            unit = head.high - head.low
+            truth = (age - head.low) / unit
+            quantile.sigmoid_()
+        else:
+            unit = head.scale
+            truth = (age - (age if head.center is None else head.center)) / unit
+        truth = truth.expand(*members, people).reshape(-1, 1, people)
+        apart = quantile - truth
+        beyond = torch.ge(apart, 0.0, out=torch.empty_like(apart)).sub_(levels)
+        loss = (apart.mul_(beyond)).sum(dim=1).mul_(2 * unit / len(levels)).view(*members, people)
+        if ctx.needs_input_grad[0]:
+            if head.link == "logit":
+                torch.ops.aten.sigmoid_backward.grad_input(beyond, quantile, grad_input=beyond)
+            slope = torch.bmm(latent.expand(len(outputs), -1, -1), beyond).mul_(2 * unit / len(levels))
+            slope[:, 1:] *= outputs[:, 1:].sigmoid()
+            ctx.save_for_backward(slope)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_loss: Tensor) -> tuple[Tensor | None, ...]:
+        [slope] = ctx.saved_tensors
+        *members, people = by_loss.shape
+        found = (slope * by_loss.reshape(-1, 1, people)).view(*members, -1, people)
+        return found.mT, None, None, None, None
 
 
 def _binned_crps(head: BinsHead, device: torch.device) -> Loss:

@@ -20,11 +20,12 @@ from torch.nn import functional
 from henaw.model.losses import AGE, Loss
 from henaw.model.network import EnsembleNetwork
 from henaw.settings import Training
-from henaw.training.batches import Disturbance, LogicalBatch, TrainingData, epoch_batches, ordered, stream
+from henaw.training.batches import Batch, Disturbance, LogicalBatch, TrainingData, epoch_batches, ordered, stream
 from henaw.training.clipping import StepFigures, clip_members, step_figures
 from henaw.training.device import keep_freed_memory, own_random_numbers
 from henaw.training.evaluation import evaluate_members
 from henaw.training.failures import Diverged, is_out_of_memory
+from henaw.training.gradients import add_gradient
 from henaw.training.history import History, Row
 from henaw.training.interruption import Interruption, signals_deferred
 from henaw.training.microbatch import device_memory, release_memory
@@ -271,11 +272,10 @@ class _Pack:
         people = len(drawn[0])
         pieces = [next(batch.split(people)) for batch in drawn]
         inputs, targets = (torch.cat(parts) for parts in zip(*((p.inputs, p.targets) for p in pieces), strict=True))
-        losses = self.loss(together(inputs), targets).sum(dim=1) / people
-        losses.sum().backward()
+        losses = add_gradient(together, self.loss, Batch(inputs, targets), people)
         limits = losses.new_tensor([one.settings.clip_norm for one in self.training])
         squares = clip_members(parameters, limits.repeat_interleave(self.members))
-        figures = torch.cat([losses.detach().unsqueeze(0), squares]).cpu()  # a step's only wait for the device
+        figures = torch.cat([losses.unsqueeze(0), squares]).cpu()  # a step's only wait for the device
         for one, (own, *by_parameter) in zip(self.training, figures.split(self.members, dim=1), strict=True):
             told = step_figures(one.state.names, own, torch.stack(by_parameter), one.settings.clip_norm)
             self.guarded(one, one.end_step, told, people)

@@ -22,6 +22,7 @@ from henaw.training.clipping import StepFigures, clip_members, step_figures
 from henaw.training.device import keep_freed_memory, own_random_numbers
 from henaw.training.evaluation import evaluate_members
 from henaw.training.failures import Diverged
+from henaw.training.gradients import add_gradient
 from henaw.training.history import History, Row, from_plain
 from henaw.training.interruption import Interruption, signals_deferred
 from henaw.training.microbatch import Halving, Place
@@ -161,9 +162,7 @@ class _Run:
             torch.manual_seed(stream(self.seed, "dropout", progress.epoch, progress.batch))
         losses = self.people.targets.new_zeros(members)
         for piece in batch.split(rows):
-            member_loss = self.loss(self.network(piece.inputs), piece.targets).sum(dim=1) / len(batch)
-            member_loss.sum().backward()  # members share nothing: the sum's gradient is each member's own
-            losses += member_loss.detach()
+            losses += add_gradient(self.network, self.loss, piece, len(batch))
         limit = self.settings.clip_norm
         squares = clip_members(self.state.parameters, limit)
         figures = step_figures(self.state.names, losses, squares, limit)  # a step's only wait for the device
