@@ -153,25 +153,28 @@ def _stream(seed: int, epoch: int, member: int) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-def random_bits(stream: Tensor | int, places: Tensor) -> Tensor:
-    """64 random bits for each of ``places``, as signed integers: SplitMix64's outputs by number, from state ``stream``.
+def random_bits(stream: int, words: int, device: torch.device) -> Tensor:
+    """The first ``words`` times 64 bits of ``stream``, as signed integers: SplitMix64's outputs.
 
-    A function of both alone, so it is the same on every device and in whatever parts it is asked for. Steele, Lea &
-    Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
+    A function of its arguments alone, so it is the same on every device, and asked for again it is the same again.
     """
-    z = _mixed(stream, places)
-    z ^= (z >> 31) & ((1 << 33) - 1)
-    return z
+    z = _mixed(stream, torch.arange(words, device=device))
+    return _shifted(z, 31)
 
 
-def _mixed(streams: Tensor | int, places: Tensor) -> Tensor:
-    """SplitMix64's outputs but for the last mixing, which leaves the highest bits alone."""
-    z = ((places + 1) * _STEP).add(streams)
-    z ^= (z >> 30) & ((1 << 34) - 1)  # >> keeps the sign: the mask takes the bits that it brings
-    z *= _FIRST
-    z ^= (z >> 27) & ((1 << 37) - 1)
-    z *= _SECOND
-    return z
+def _mixed(streams: Tensor | int, numbers: Tensor) -> Tensor:
+    """SplitMix64's outputs but for the last mixing, which leaves the highest bits alone.
+
+    Steele, Lea & Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
+    """
+    z = ((numbers + 1) * _STEP).add(streams)
+    z = _shifted(z, 30).mul_(_FIRST)
+    return _shifted(z, 27).mul_(_SECOND)
+
+
+def _shifted(z: Tensor, bits: int) -> Tensor:
+    """``z`` with its own bits, shifted right, mixed into it in place: >> keeps the sign, the mask takes those bits."""
+    return z.bitwise_xor_((z >> bits).bitwise_and_((1 << (64 - bits)) - 1))
 
 
 def _random(streams: Tensor, people: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ where the people are, piece by piece, and come out the same on every device and 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,7 @@ from henaw.settings import AgeGroups
 
 _LEVELS = 1 << 16  # of a random number: 16 bits, so that a word of 64 gives four
 
+Derived = tuple[tuple[int, list[int]], ...]
 Order = Callable[[int], Tensor]
 """From an epoch to the people each member meets in turn, (K, n) row numbers; the same whenever asked."""
 
@@ -36,7 +38,7 @@ class TrainingData:
         present: presence bits, (n, p).
         always: inputs that are never hidden: sex and, if the clock reads it, age, (n, 1 or 2).
         targets: what the loss needs; chronological age comes first, (n, c).
-        dependence: which features each marker enters, (m, p).
+        dependence: which features each marker enters, (m, p): the first m are the markers themselves.
     """
 
     scaled: Tensor
@@ -83,12 +85,14 @@ class LogicalBatch:
         data: the people.
         rows: who, for each member, (K, B).
         disturbance: what is added to their inputs.
+        derived: features that several markers enter, by number, and those markers.
         stream: which random numbers that takes.
     """
 
     data: TrainingData
     rows: Tensor
     disturbance: Disturbance
+    derived: Derived
     stream: int
 
     def __len__(self) -> int:
@@ -97,44 +101,42 @@ class LogicalBatch:
 
     def split(self, size: int) -> Iterator[Batch]:
         """The batch on the device in pieces of ``size`` people of each member; the last may be smaller."""
+        data, (noise, kept) = self.data, self.drawn()
         for start in range(0, len(self), size):
-            yield self.piece(start, min(start + size, len(self)))
+            piece = slice(start, start + size)
+            rows = self.rows[:, piece]
+            people = rows.flatten()  # index_select of single rows takes a quarter of the time of indexing
+            scaled, present = data.scaled.index_select(0, people), data.present.index_select(0, people)
+            if noise is not None:
+                scaled += noise[:, piece].reshape(scaled.shape)
+            if kept is not None:
+                present *= kept[:, piece].reshape(present.shape)
+            scaled *= present
+            inputs = torch.cat([scaled, present, data.always.index_select(0, people)], dim=1)
+            targets = data.targets.index_select(0, people)
+            yield Batch(inputs.view(*rows.shape, -1), targets.view(*rows.shape, -1))
 
-    def piece(self, start: int, stop: int) -> Batch:
-        """People ``start`` to ``stop`` of each member."""
-        data, rows = self.data, self.rows[:, start:stop]
-        people = rows.flatten()  # index_select of single rows takes a quarter of the time of indexing
-        scaled, present = data.scaled.index_select(0, people), data.present.index_select(0, people)
-        noise, hidden = self.drawn(start, stop)
-        if noise is not None:
-            scaled += noise
-        if hidden is not None:
-            present *= hidden.to(present.dtype) @ data.dependence < 0.5
-        scaled *= present
-        inputs = torch.cat([scaled, present, data.always.index_select(0, people)], dim=1)
-        return Batch(inputs.view(*rows.shape, -1), data.targets.index_select(0, people).view(*rows.shape, -1))
+    def drawn(self) -> tuple[Tensor | None, Tensor | None]:
+        """Noise, and 1 where a feature is kept, 0 where it is hidden, each (K, B, p); None where there is none of it.
 
-    def drawn(self, start: int, stop: int) -> tuple[Tensor | None, Tensor | None]:
-        """For people ``start`` to ``stop`` of each member noise (K·B, p), and which markers are hidden (K·B, m).
-
-        Either is None where there is none. A word of random bits is numbered by member, place in the batch, and use.
+        16 bits make a number: of the noise as many as there are values, then one for each that may be hidden.
         """
-        features, markers = self.data.scaled.shape[1], self.data.dependence.shape[0]
-        noisy, hiding = features * (self.disturbance.noise > 0), markers * (self.disturbance.mask_rate > 0)
-        words = -(-(noisy + hiding) // 4)
-        if not words:
+        noisy, hiding = self.disturbance.noise > 0, self.disturbance.mask_rate > 0
+        if not (noisy or hiding):
             return None, None
-        device, members = self.rows.device, self.rows.shape[0]
-        of_member = torch.arange(members, device=device).unsqueeze(1) * (len(self) * words)
-        places = of_member + torch.arange(start * words, stop * words, device=device)
-        bits = random_bits(self.stream, places).view(torch.int16).view(-1, 4 * words)
-        noise = hidden = None
+        shape = (*self.rows.shape, self.data.scaled.shape[1])
+        size = math.prod(shape)
+        bits = random_bits(self.stream, -(-size * (noisy + hiding) // 4), self.rows.device).view(torch.int16)
+        noise = kept = None
         if noisy:
-            scores = _normal_scores(self.disturbance.noise, device)
-            noise = scores.index_select(0, bits[:, :noisy].int().add_(_LEVELS // 2).flatten()).view(-1, noisy)
+            scores = _normal_scores(self.disturbance.noise, bits.device)
+            noise = scores.index_select(0, bits[:size].int().add_(_LEVELS // 2)).view(shape)
         if hiding:
-            hidden = bits[:, noisy : noisy + hiding] < round(self.disturbance.mask_rate * _LEVELS) - _LEVELS // 2
-        return noise, hidden
+            kept = bits[size * noisy : size * (noisy + hiding)].float().view(shape)
+            torch.ge(kept, round(self.disturbance.mask_rate * _LEVELS) - _LEVELS // 2, out=kept)
+            for feature, markers in self.derived:
+                kept[..., feature] = kept[..., markers].prod(dim=-1)
+        return noise, kept
 
 
 @lru_cache(maxsize=8)
@@ -166,6 +168,12 @@ def epoch_batches(
     data: TrainingData, order: Tensor, batch_size: int, disturbance: Disturbance, seed: int, epoch: int, first: int = 0
 ) -> Iterator[LogicalBatch]:
     """The batches of ``epoch`` from number ``first`` on, people in ``order`` (K, n)."""
+    markers, features = data.dependence.shape
+    entering = data.dependence.T.tolist()
+    derived = tuple(
+        (feature, [marker for marker in range(markers) if entering[feature][marker]])
+        for feature in range(markers, features)
+    )
     for number, rows in enumerate(order.split(batch_size, dim=1)):
         if number >= first:
-            yield LogicalBatch(data, rows, disturbance, stream(seed, "disturbance", epoch, number))
+            yield LogicalBatch(data, rows, disturbance, derived, stream(seed, "disturbance", epoch, number))

@@ -99,10 +99,10 @@ def test_a_batch_is_the_same_in_whatever_pieces(people: int, size: int) -> None:
 
 def test_epochs_and_batches_have_disturbances_of_their_own() -> None:
     seen = [
-        tuple(noise.flatten().tolist()[:5]) + tuple(hidden.flatten().tolist())  # type: ignore[union-attr]
+        tuple(noise.flatten().tolist()[:5]) + tuple(kept.flatten().tolist())  # type: ignore[union-attr]
         for number in (0, 1)
         for batch in drawn(data(64), 16, Disturbance(0.3, 0.2), 0, number)
-        for noise, hidden in [batch.drawn(0, len(batch))]
+        for noise, kept in [batch.drawn()]
     ]
     assert len(set(seen)) == 8
 
