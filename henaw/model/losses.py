@@ -90,9 +90,7 @@ class _QuantileCrps(torch.autograd.Function):
     def forward(ctx: Any, outputs: Tensor, age: Tensor, head: QuantileHead, latent: Tensor, levels: Tensor) -> Tensor:
         *members, people, width = outputs.shape
         outputs = outputs.mT.reshape(-1, width, people)
-        slopes = torch.empty_like(outputs, memory_format=torch.contiguous_format)
-        slopes[:, :1] = outputs[:, :1]
-        torch.ops.aten.softplus.out(outputs[:, 1:], out=slopes[:, 1:])
+        slopes = torch.cat([outputs[:, :1], functional.softplus(outputs[:, 1:])], dim=1)
         quantile = torch.bmm(latent.T.expand(len(outputs), -1, -1), slopes)
         if head.link == "logit":
             unit = head.high - head.low
