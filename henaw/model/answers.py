@@ -149,10 +149,10 @@ def answer_arrays(
 
 def _arrays(panel: Panel, rows: pd.DataFrame) -> tuple[Array, Array, Array]:
     """Biomarkers (n, m), sex code (n,) and age (n,) as float64, NaN = missing or unusable."""
-    missing = [name for name in input_columns(panel) if name not in rows.columns]
-    if missing:
+    columns = rows.columns.tolist()
+    if missing := [name for name in input_columns(panel) if name not in columns]:
         raise BadInput(f"columns missing: {', '.join(missing)}; expected {', '.join(input_columns(panel))}")
-    if repeated := [name for name in input_columns(panel) if (rows.columns == name).sum() > 1]:
+    if repeated := [name for name in input_columns(panel) if columns.count(name) > 1]:
         raise BadInput(f"columns more than once: {', '.join(repeated)}; expected each once")
     biomarkers = np.empty((len(rows), len(panel.names)))
     for position, name in enumerate(panel.names):
