@@ -20,6 +20,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -206,11 +207,24 @@ def start_and_memory(section: Section, all_rivals: list[Rival], folder: Path, ro
     ]
 
 
+@contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """This process on one core until the block ends."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def overload(section: Section, ours: Rival, folder: Path, seconds: float, requests: int) -> None:
     """Capacity, twice of it, and what memory does over many requests."""
     one = body_of(1)
     port = int(next(word for word in reversed(ours.command) if word.isdigit()))
-    with started(ours, folder) as (process, _):
+    cores = sorted(os.sched_getaffinity(0))
+    pinned = replace(ours, command=["taskset", "-c", str(cores[-1]), *ours.command])
+    with started(pinned, folder) as (process, _), on_core(cores[0]):
         serving_load.one_by_one(port, one, 200)
         at = serving_load.apply(port, one, None, 8, seconds / 4)
         capacity = at.statuses["200"] / (seconds / 4)
@@ -218,6 +232,7 @@ def overload(section: Section, ours: Rival, folder: Path, seconds: float, reques
         before, after = percentile(at.admitted, 0.99), percentile(over.admitted, 0.99)
         refused = {status: count for status, count in over.statuses.items() if status not in ("200", "429")}
         section.add(
+            "The server on one core, the load on another. "
             f"Capacity {capacity:.0f}/s (8 connections). At twice that for {seconds:g} s: {dict(over.statuses)}, "
             f"{over.lost} reset, {over.without_retry_after} without Retry-After; admitted p99 {after:.1f} ms (at "
             f"capacity {before:.1f})."

@@ -60,6 +60,7 @@ def build(options: Options, load: Load) -> tuple[Guard, Slots]:
         lifecycle=lifecycle,
         metrics=figures,
         audit=Audit(None if serving.audit is None else Path(serving.audit)),
+        room=serving.slots,
     )
     return guard, slots
 

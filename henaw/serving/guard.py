@@ -26,6 +26,7 @@ from henaw.serving.refusals import Detail, Refusal, raw_response
 logger = logging.getLogger(__name__)
 
 ANY_HOST = "*"
+_WAITED = "henaw.waited"  # in a scope: it is among those that wait
 
 
 class Guard:
@@ -40,10 +41,15 @@ class Guard:
         lifecycle: Lifecycle,
         metrics: Metrics,
         audit: Audit,
+        room: int,
     ) -> None:
-        """Guard ``routes`` (by path) for ``hosts`` (as in the header ``Host``, without port)."""
+        """Guard ``routes`` (by path) for ``hosts`` (as in the header ``Host``, without port).
+
+        ``room``: how many requests for answers may wait at once before more are sent away unread.
+        """
         self._routes, self._hosts = routes, frozenset(host.lower() for host in hosts)
         self._keyring, self.lifecycle, self._metrics, self._audit = keyring, lifecycle, metrics, audit
+        self._room, self._waiting = room, 0
         self.at_exit: Callable[[], None] = lambda: None
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -63,7 +69,7 @@ class Guard:
         self.at_exit()
 
     async def _http(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        began = time.perf_counter()
+        began, waited = time.perf_counter(), bool(scope.pop(_WAITED, False))
         request = Request(secrets.token_hex(8), _headers(scope["headers"]), receive)
         code, details = "OK", ()  # type: str, tuple[Detail, ...]
         self._metrics.in_flight.inc()
@@ -80,6 +86,7 @@ class Guard:
             broken = Refusal("MODEL_ERROR", "the model could not answer; the server's log has the request's id")
             code, reply = broken.code, _refused(broken, request)
         finally:
+            self._waiting -= waited
             self._metrics.in_flight.dec()
         self._account(request, reply.status, code, time.perf_counter() - began, details)
         if self.lifecycle.leaves and not reply.closes:
@@ -110,9 +117,19 @@ class Guard:
         if name not in self._hosts and ANY_HOST not in self._hosts:
             raise Refusal("WRONG_HOST", "expected a host that this server answers for (serving.hosts)")
 
-    def refuse_early(self, refusal: Refusal, seconds: float) -> bytes:
-        """The raw response to what never became a request, counted like any other."""
-        request = Request(secrets.token_hex(8), {}, _nothing)
+    @property
+    def is_full(self) -> bool:
+        """Whether one more request for an answer would only make those before it wait longer."""
+        return self._waiting >= self._room and self.lifecycle.phase == "ready"
+
+    def let_wait(self, scope: MutableMapping[str, Any]) -> None:
+        """Count a request for an answer, which is whole, until it is answered."""
+        scope[_WAITED] = True
+        self._waiting += 1
+
+    def refuse_early(self, refusal: Refusal, seconds: float, route: str = "other") -> bytes:
+        """The raw response to what does not become a request of the application, counted like any other."""
+        request = Request(secrets.token_hex(8), {}, _nothing, route)
         self._account(request, refusal.status, refusal.code, seconds, refusal.details)
         return raw_response(refusal, request.id)
 

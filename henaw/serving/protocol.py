@@ -6,12 +6,15 @@ These never reach an ASGI application: a request that is not whole is none.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from typing import TYPE_CHECKING, cast
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from henaw.serving.refusals import Refusal
+from henaw.serving.slots import overloaded
 
 if TYPE_CHECKING:
     from henaw.serving.guard import Guard
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
 MOST_HEADER_BYTES = 1 << 16
 HEADER_SECONDS = 5.0
 LEAVING_SECONDS = 0.5
+_SHORT_BYTES = 1 << 13  # of a request that is answered at once
+_ASKS = b"POST /invocations HTTP/1.1\r\n"
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,4}) *(?=\r\n)")
+_OTHERWISE = re.compile(rb"\r\n(?:transfer-encoding|expect|upgrade|connection: *close)|length:.*length:", re.DOTALL)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -26,6 +33,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     _began = 0.0
     _header_bytes = 0
+    _within = False  # a request
     _header_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -39,14 +47,24 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, but only so much before the headers are whole."""
+        """Feed the parser, but only so much before the headers are whole, and nothing where the server is full.
+
+        A request that is sent away before anything was made of it costs a twentieth of an answer: only so do those
+        that are answered not wait for those that are not.
+        """
         if self.transport.is_closing():
+            return
+        asks = self._is_idle and asks_for_an_answer(data)
+        if asks and self._guard.is_full:
+            self._send_away()
             return
         if self._header_timer is not None:
             self._header_bytes += len(data)
         super().data_received(data)
+        if asks and not self._is_idle:
+            self._guard.let_wait(cast("MutableMapping[str, Any]", self.scope))
         if self._header_timer is not None and self._header_bytes > MOST_HEADER_BYTES:
-            self._refuse(Refusal("TOO_LARGE", f"expected at most {MOST_HEADER_BYTES} bytes of headers"))
+            self._refuse(Refusal("TOO_LARGE", f"expected at most {MOST_HEADER_BYTES} bytes of headers", closes=True))
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """A client that has said all it has to say still wants its answer; after that the connection is of no use."""
@@ -65,6 +83,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request on a connection that is kept open."""
         super().on_message_begin()
+        self._within = True
         if self._header_timer is None:
             self._await_headers()
 
@@ -73,9 +92,29 @@ class GuardedProtocol(HttpToolsProtocol):
         self._headers_done()
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """The last byte of it."""
+        self._within = False
+        super().on_message_complete()
+
     def send_400_response(self, msg: str) -> None:
         """What is not HTTP."""
-        self._refuse(Refusal("MALFORMED_REQUEST", "this is not HTTP/1.1"))
+        self._refuse(Refusal("MALFORMED_REQUEST", "this is not HTTP/1.1", closes=True))
+
+    @property
+    def _guard(self) -> Guard:
+        return cast("Guard", self.app)
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether every request that has begun is whole and answered."""
+        return not self._within and (self.cycle is None or self.cycle.response_complete)
+
+    def _send_away(self) -> None:
+        self._headers_done()
+        self._unset_keepalive_if_required()
+        self.transport.write(self._guard.refuse_early(overloaded(), 0.0, "invocations"))
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _await_headers(self) -> None:
         self._began, self._header_bytes = time.perf_counter(), 0
@@ -88,8 +127,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._header_timer = None
-        if self._header_bytes or self.cycle is not None:
-            self._refuse(Refusal("REQUEST_TIMEOUT", f"the headers took longer than {HEADER_SECONDS:g} s"))
+        if self._within:
+            said = f"the headers took longer than {HEADER_SECONDS:g} s"
+            self._refuse(Refusal("REQUEST_TIMEOUT", said, closes=True))
         elif not self.transport.is_closing():
             self.transport.close()  # it has asked nothing: there is nothing to answer
 
@@ -105,6 +145,15 @@ class GuardedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False  # the request before this one is still to be answered, and is the last
             self.transport.pause_reading()
             return
-        guard = cast("Guard", self.app)
-        self.transport.write(guard.refuse_early(refusal, time.perf_counter() - self._began))
+        self.transport.write(self._guard.refuse_early(refusal, time.perf_counter() - self._began))
         self.transport.close()
+
+
+def asks_for_an_answer(data: bytes) -> bool:
+    """Whether ``data`` is one short request for an answer, whole and in the usual form."""
+    if not data.startswith(_ASKS) or len(data) > _SHORT_BYTES:
+        return False
+    head, _, body = data.partition(b"\r\n\r\n")
+    head = head.lower() + b"\r\n"
+    length = _LENGTH.search(head)
+    return length is not None and int(length[1]) == len(body) and not _OTHERWISE.search(head)

@@ -81,11 +81,11 @@ def retry_after(seconds: int) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def raw_response(refusal: Refusal, request_id: str) -> bytes:
-    """The whole HTTP response, for a request that never became one; the connection is closed after it."""
+    """The whole HTTP response, for what never becomes a request of the application."""
     body = refusal.body(request_id)
-    phrase = HTTPStatus(refusal.status).phrase
+    more = [*refusal.headers, *([(b"connection", b"close")] if refusal.closes else [])]
     return (
-        f"HTTP/1.1 {refusal.status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        f"x-request-id: {request_id}\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\n"
-        "connection: close\r\n\r\n"
-    ).encode() + body
+        f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\ncache-control: no-store\r\n"
+        "x-content-type-options: nosniff\r\n"
+    ).encode() + b"".join([*(name + b": " + value + b"\r\n" for name, value in more), b"\r\n", body])

@@ -13,6 +13,11 @@ from henaw.serving.refusals import Refusal, retry_after
 T = TypeVar("T")
 
 
+def overloaded() -> Refusal:
+    """The refusal of what finds no slot."""
+    return Refusal("OVERLOADED", "as much as can be worked on is being worked on", headers=retry_after(1))
+
+
 class Slots:
     """A fixed number of slots, each with a thread.
 
@@ -72,7 +77,7 @@ class Slots:
 
     def _take(self) -> None:
         if self.taken >= self.number:
-            raise Refusal("OVERLOADED", "as much as can be worked on is being worked on", headers=retry_after(1))
+            raise overloaded()
         self.taken += 1
 
     def _give_back(self, future: asyncio.Future[Any]) -> None:

@@ -155,6 +155,34 @@ def test_a_server_answers_json_and_csv_and_follows_the_alias(store: Path, tmp_pa
             MlflowClient().set_registered_model_alias("henaw", "champion", "1")
 
 
+def ask_csv(server: Running) -> int:
+    with connected(server.port) as client:
+        body = blood_rows(2, 0).to_csv(index=False).encode()
+        client.sendall(request(body).replace(b"application/json", b"text/csv", 1))
+        return response(client)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_without_the_process_of_mlflow_json_is_answered_and_csv_again_when_it_is_back(
+    store: Path, tmp_path: Path, environment: None
+) -> None:
+    with running(tmp_path, arguments=served(tmp_path, store, "serving.drain_seconds=0.1")) as server:
+        assert ask_csv(server) == 200
+        (beside,) = psutil.Process(server.process.pid).children()
+        folder = Path(beside.cmdline()[3])
+        beside.suspend()
+        assert server.ask(split(1))[0] == 200
+        beside.kill()
+        assert server.ask(split(1))[0] == 200
+        assert ask_csv(server) == 200, "the next one takes over those that wait"
+        server.process.kill()
+        until = time.monotonic() + PATIENCE
+        while folder.exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not folder.exists(), "the process ends with the server, and leaves nothing"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_worker_that_is_killed_is_replaced_and_its_counts_stay(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -11,13 +12,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from henaw.config import load_config
 from henaw.errors import EnvironmentProblem, Refused
+from henaw.serving.protocol import asks_for_an_answer
 from henaw.serving.refusals import STATUS
 from henaw.serving.server import serve
 from tests.conftest import REPOSITORY
@@ -162,6 +164,51 @@ def test_requests_on_one_connection_are_answered_in_order(server: Running) -> No
         while received.count(b"HTTP/1.1") < 3 or not received.endswith(b"\n"):
             received += client.recv(1 << 16)
     assert [part[1:4] for part in received.split(b"HTTP/1.1")[1:]] == [b"200", b"400", b"200"]
+
+
+def counted(server: Running) -> Counter[str]:
+    """Requests for answers by status, as the server counts them."""
+    text = server.ask(b"", "/metrics")[2].decode()
+    found = re.findall(r'henaw_requests_total\{.*route="invocations",status="(\d+)"\} (\S+)', text)
+    return Counter({status: int(float(value)) for status, value in found})
+
+
+def test_a_full_server_sends_away_unread_and_counts_it(server: Running) -> None:
+    before, seen = counted(server), Counter[str]()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connected(server.port)) for _ in range(60)]
+        for _ in range(3):  # each connection can be used again
+            for client in clients:
+                client.sendall(request(ONE))
+            for client in clients:
+                status, headers, body = response(client)
+                seen[str(status)] += 1
+                if status != 200:
+                    assert (code(body), headers["retry-after"]) == ("OVERLOADED", "1")
+    assert set(seen) == {"200", "429"}
+    assert counted(server) - before == seen
+    assert_well(server)
+
+
+@pytest.mark.parametrize(
+    ("sent", "asks"),
+    [
+        (request(ONE), True),
+        (request(ONE).replace(b"Content-Length", b"content-LENGTH"), True),
+        (request(ONE)[:-1], False),
+        (request(ONE) + b"G", False),
+        (request(ONE) + request(ONE), False),
+        (request(ONE).replace(b"POST", b"GET"), False),
+        (request(ONE, "/invocations/"), False),
+        (request(ONE, headers="Transfer-Encoding: chunked\r\n"), False),
+        (request(ONE, headers="Content-Length: 3\r\n"), False),
+        (request(ONE, headers="Expect: 100-continue\r\n"), False),
+        (request(ONE, headers="Connection: close\r\n"), False),
+        (request({"a": "x" * 9000}), False),
+    ],
+)
+def test_only_whole_short_requests_in_the_usual_form_may_be_sent_away_unread(sent: bytes, asks: bool) -> None:
+    assert asks_for_an_answer(sent) == asks
 
 
 def time_out(server: Running, times: int) -> Counter[str]:
