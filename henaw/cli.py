@@ -58,12 +58,36 @@ def serve(
         str, typer.Option(help="Settings on top: 'serving.workers=2 serving.audit=audit.jsonl'.")
     ] = "",
     page: Annotated[bool, typer.Option("--page", help="Serve a page for people at /, too (serving.page).")] = False,
+    shadow: Annotated[
+        list[str] | None,
+        typer.Option(help="A version that scores a share of the requests as well: challenger, models:/NAME/VERSION."),
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="A version that answers a share of the requests: challenger=0.1.")
+    ] = None,
 ) -> None:
     """Answer requests as `mlflow models serve` does, behind a guard: keys, rates, limits, strict checks."""
     from henaw.config import load_config
+    from henaw.serving.plan import as_overrides
     from henaw.serving.server import serve as serve_model
 
-    serve_model(load_config(profile, "", f"{overrides} serving.page=true" if page else overrides), model, host, port)
+    wanted = f"{overrides} serving.page=true" if page else overrides
+    compared = as_overrides(shadow or [], split or [])
+    serve_model(load_config(profile, "", f"{wanted} {compared}"), model, host, port)
+
+
+@app.command("compare-served")
+def compare_served(
+    profile: Annotated[str, typer.Option(help="Settings of the server: a file of mlproject/profiles.")] = "default",
+    overrides: Annotated[str, typer.Option(help="Settings on top: 'state.folder=/path/to/.henaw'.")] = "",
+    since: Annotated[str, typer.Option(help="Only days from this one on, as 2026-11-30 (UTC).")] = "",
+    json: Annotated[bool, typer.Option("--json", help="Figures for programs instead of tables.")] = False,
+) -> None:
+    """Compare champion and challenger by what `henaw serve --shadow` and `--split` counted on this machine."""
+    from henaw.config import load_config
+    from henaw.serving.compared_report import report
+
+    typer.echo(report(Path(load_config(profile, "", overrides).state.folder), since, as_json=json))
 
 
 @app.command()

@@ -29,6 +29,10 @@ class BadInput(HenawError):
     exit_code = 2
 
 
+class NoSuchVersion(BadInput):
+    """The registry has no such model, version or alias (exit 2); it may have one later, as aliases move."""
+
+
 class NotBuiltYet(BadInput):
     """The stage or option is planned and does not exist in this version (exit 2)."""
 

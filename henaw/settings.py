@@ -251,6 +251,9 @@ class Serving(Section):
     drain_seconds: Annotated[Number, Field(ge=0, le=15)]
     audit: str | None
     page: bool
+    shadow: Annotated[str, Field(min_length=1)] | None
+    shadow_share: Annotated[Number, Field(gt=0, le=1)]
+    split: Annotated[str, Field(min_length=1)] | None
     tls_certificate: str | None
     tls_key: str | None
 

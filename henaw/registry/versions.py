@@ -20,7 +20,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 
 import henaw
 from henaw.data.panel import Panel
-from henaw.errors import BadInput, HenawError
+from henaw.errors import BadInput, EnvironmentProblem, HenawError, NoSuchVersion
 from henaw.model.answers import DEFAULT_COVERAGE, answer, input_columns, number_columns
 from henaw.model.clock import Clock, Target
 from henaw.model.storage import CLOCK_FOLDER, load_clock
@@ -161,7 +161,8 @@ def exact_version(uri: str) -> tuple[str, int]:
     """Name and number of the registered version that ``uri`` (``models:/henaw@champion``, ``models:/henaw/3``) is now.
 
     Raises:
-        BadInput: not the address of a registered version, or no such version.
+        BadInput: not the address of a registered version.
+        NoSuchVersion: there is none of that address.
         EnvironmentProblem: the registry does not answer.
     """
     address = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
@@ -173,7 +174,9 @@ def exact_version(uri: str) -> tuple[str, int]:
         client = MlflowClient()
         found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
     except MlflowException as error:
-        raise BadInput(f"model {uri!r}: no such model of HENAW's in the registry ({type(error).__name__})") from None
+        if error.error_code not in ABSENT:  # a registry that is away must not pass for one without the version
+            raise EnvironmentProblem(f"model {uri!r}: the registry does not answer ({error.error_code})") from None
+        raise NoSuchVersion(f"model {uri!r}: no such model of HENAW's in the registry") from None
     return name, int(found.version)
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from henaw.config import Config
 from henaw.console import set_up_logging
 from henaw.serving.audit import Audit
+from henaw.serving.comparison import Comparison
 from henaw.serving.endpoints import Endpoints, Route
 from henaw.serving.guard import Guard
 from henaw.serving.keys import Keyring
 from henaw.serving.lifecycle import Lifecycle, Load
 from henaw.serving.listening import is_loopback
 from henaw.serving.metrics import Metrics
+from henaw.serving.plan import plan
 from henaw.serving.rates import rates_from_environment
 from henaw.serving.slots import Slots
 from henaw.settings import Serving
@@ -41,10 +43,11 @@ class Options:
         return Config.model_validate(self.settings)
 
 
-def build(options: Options, load: Load) -> tuple[Guard, Slots]:
-    """The application, and the slots it works in.
+def build(options: Options, load: Load, find: Callable[[str], Load] | None = None) -> tuple[Guard, Slots]:
+    """The application, and the slots it works in; ``find`` makes what loads a challenger by its address.
 
     Raises:
+        BadInput: a challenger or a share that cannot be meant.
         HenawError: a file of keys or audit, or an address, that cannot be used.
     """
     config = options.config
@@ -52,7 +55,14 @@ def build(options: Options, load: Load) -> tuple[Guard, Slots]:
     figures = Metrics()
     slots = Slots(serving.slots, serving.deadline_seconds)
     lifecycle = Lifecycle(load, figures, reload_seconds=serving.reload_seconds, drain_seconds=serving.drain_seconds)
-    endpoints = Endpoints(serving, lifecycle, slots, rates_from_environment(serving.rate), figures, _mlflow_version())
+    compared = plan(options.model, serving.shadow, serving.shadow_share, serving.split)
+    comparison = Comparison(
+        compared, Path(config.state.folder), figures, find or registry_loader, serving.reload_seconds
+    )
+    lifecycle.before_ready, lifecycle.at_stop = comparison.start, comparison.stop
+    endpoints = Endpoints(
+        serving, lifecycle, slots, rates_from_environment(serving.rate), figures, comparison, _mlflow_version()
+    )
     guard = Guard(
         {**endpoints.routes(), **_page_routes(serving, endpoints)},
         hosts=hosts(options.host, serving.hosts),

@@ -5,8 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from henaw.data.panel import Panel
 from henaw.model.answers import input_columns
@@ -18,11 +22,12 @@ from henaw.serving.strict_json import malformed
 
 @dataclass(frozen=True)
 class Scored:
-    """MLflow's reply, and the status and flags of each of its rows."""
+    """A reply, the status and flags of each of its rows, and how to get the age gaps (years) of those answered."""
 
     body: bytes
     status: list[str]
     flags: list[str]
+    gaps: Callable[[], NDArray[np.float64]]
 
 
 def check_csv(panel: Panel, body: bytes, most_rows: int) -> int:
@@ -67,7 +72,11 @@ async def ask_mlflow(application: Application, body: bytes) -> Scored:
     if status != 200:
         raise RuntimeError(f"MLflow's scoring app answered {status}")
     rows = json.loads(reply, parse_constant=_refuse)["predictions"]
-    return Scored(reply, [row["status"] for row in rows], [row["flags"] for row in rows])
+
+    def gaps() -> NDArray[np.float64]:
+        return np.array([row["age_gap_years"] for row in rows if row["status"] != "abstain"], dtype=np.float64)
+
+    return Scored(reply, [row["status"] for row in rows], [row["flags"] for row in rows], gaps)
 
 
 def _refuse(constant: str) -> Any:

@@ -6,10 +6,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from time import perf_counter
 
 from henaw.serving import metrics
 from henaw.serving.asgi import TEXT, Reply, Request
 from henaw.serving.bodies import read_body
+from henaw.serving.comparison import Arm, Comparison
 from henaw.serving.csv_rows import Scored, ask_mlflow, check_csv
 from henaw.serving.fast import answer_rows, to_json
 from henaw.serving.lifecycle import Lifecycle, Served
@@ -52,11 +54,19 @@ class Endpoints:
     """MLflow's scoring protocol, and what HENAW adds to it."""
 
     def __init__(
-        self, settings: Serving, lifecycle: Lifecycle, slots: Slots, rates: Rates, figures: Metrics, mlflow_version: str
+        self,
+        settings: Serving,
+        lifecycle: Lifecycle,
+        slots: Slots,
+        rates: Rates,
+        figures: Metrics,
+        comparison: Comparison,
+        mlflow_version: str,
     ) -> None:
         """``mlflow_version`` is what ``/version`` says, as MLflow does."""
         self.lifecycle, self.slots, self.figures = lifecycle, slots, figures
         self._settings, self._rates, self._mlflow_version = settings, rates, mlflow_version
+        self._comparison = comparison
         self._bodies = 0
 
     def routes(self) -> Mapping[str, Route]:
@@ -101,14 +111,19 @@ class Endpoints:
 
     async def _invocations(self, request: Request) -> Reply:
         served, content_type, body = await self.admitted(request)
-        if content_type == "text/csv":
-            answer, status, flags = await self._answer_csv(served, request, body)
-        elif len(body) <= _HERE_BYTES:
-            answer, status, flags = await self.slots.here(lambda: self._answer_json(served, request, body))
-        else:
-            answer, status, flags = await self.slots.in_thread(lambda: self._answer_json(served, request, body))
-        self.figures.scored(status, flags)
-        return Reply(answer, headers=((b"henaw-model", f"{served.name}/{served.number}".encode()),))
+        is_csv = content_type == "text/csv"
+        arm, began = self._comparison.arm(request, served), perf_counter()
+        request.model = f"{arm.served.name}/{arm.served.number}"
+        with self._comparison.watching(arm):
+            if is_csv:
+                scored = await self._answer_csv(arm, request, body)
+            elif len(body) <= _HERE_BYTES:
+                scored = await self.slots.here(lambda: self._answer_json(arm, request, body))
+            else:
+                scored = await self.slots.in_thread(lambda: self._answer_json(arm, request, body))
+        self.figures.scored(scored.status, scored.flags)
+        self._comparison.answered(arm, request, is_csv, body, scored, began)
+        return Reply(scored.body, headers=((b"henaw-model", request.model.encode()),))
 
     async def _body(self, request: Request) -> bytes:
         """The body; only so many are read at once, as each is held in memory until it is answered."""
@@ -122,8 +137,14 @@ class Endpoints:
         finally:
             self._bodies -= 1
 
-    def _answer_json(self, served: Served, request: Request, body: bytes) -> tuple[bytes, list[str], list[str]]:
-        """The reply, and the status and flags of each row."""
+    def _answer_json(self, arm: Arm, request: Request, body: bytes) -> Scored:
+        try:
+            return self._scored_json(arm.served, request, body)
+        except Exception as error:  # noqa: BLE001 - a challenger may break in any way, the caller gets an answer
+            self._comparison.fall_back(arm, request, error)
+            return self._scored_json(arm.served, request, body)
+
+    def _scored_json(self, served: Served, request: Request, body: bytes) -> Scored:
         most = self._settings.max_rows
         if body.count(b"{") + body.count(b"[") > most + _BRACKETS_BESIDE_ROWS:  # each row is in a bracket
             if is_too_deep(body):
@@ -132,15 +153,24 @@ class Endpoints:
         rows = read_rows(served.clock.panel, decode_object(body), most)
         request.rows = len(rows)
         answers = answer_rows(served.clock, rows)
-        return to_json(answers), answers.status, answers.flags
+        return Scored(
+            to_json(answers),
+            answers.status,
+            answers.flags,
+            lambda: answers.numbers["age_gap_years"][~answers.abstains],
+        )
 
-    async def _answer_csv(self, served: Served, request: Request, body: bytes) -> tuple[bytes, list[str], list[str]]:
+    async def _answer_csv(self, arm: Arm, request: Request, body: bytes) -> Scored:
         async def work() -> Scored:
-            request.rows = await asyncio.to_thread(check_csv, served.clock.panel, body, self._settings.max_rows)
-            return await ask_mlflow(served.mlflow_app, body)
+            panel, most = arm.served.clock.panel, self._settings.max_rows
+            request.rows = await asyncio.to_thread(check_csv, panel, body, most)
+            try:
+                return await ask_mlflow(arm.served.mlflow_app, body)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._comparison.fall_back(arm, request, error)
+                return await ask_mlflow(arm.served.mlflow_app, body)
 
-        scored = await self.slots.awaited(work())
-        return scored.body, scored.status, scored.flags
+        return await self.slots.awaited(work())
 
 
 def _content_type(headers: Mapping[bytes, bytes]) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,6 +49,8 @@ class Lifecycle:
 
     Attributes:
         failure: why there is nothing to serve, once that is known.
+        before_ready: awaited with the version that will answer; what it raises is a failure.
+        at_stop: awaited when all is answered.
         at_closing: called when ``closing`` begins.
     """
 
@@ -58,6 +60,8 @@ class Lifecycle:
         self._reload_seconds, self._drain_seconds = reload_seconds, drain_seconds
         self.phase: Literal["starting", "ready", "draining", "closing"] = "starting"
         self.failure: Exception | None = None
+        self.before_ready: Callable[[Served], Awaitable[None]] = _nothing
+        self.at_stop: Callable[[], Awaitable[None]] = _nothing
         self.at_closing: Callable[[], None] = lambda: None
         self._served: Served | None = None
         self._task: asyncio.Task[None] | None = None
@@ -105,11 +109,13 @@ class Lifecycle:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self.at_stop()
 
     async def _follow(self) -> None:
         try:
             served = await asyncio.to_thread(self._load, None)
             assert served is not None
+            await self.before_ready(served)
         except Exception as error:  # noqa: BLE001 - whatever it is, there is nothing to serve
             self.failure = error
             self._stop_server(signal.SIGTERM)
@@ -173,3 +179,7 @@ class Lifecycle:
         self.phase = "closing"
         self.at_closing()
         asyncio.get_running_loop().call_later(_CLOSING_SECONDS, self._stop_server, number)
+
+
+async def _nothing(*_: Served) -> None:
+    return None

@@ -17,6 +17,7 @@ from henaw.serving.refusals import Detail
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own, read when it is imported
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+_MOST_MODELS = 50  # values of a label
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -47,6 +48,29 @@ class Metrics:
         )
         self.reload_failures = Counter("henaw_reload_failures", "Newer versions that were not taken", registry=own)
         self.audit_lost = Counter("henaw_audit_lost", "Audit lines that could not be written", registry=own)
+        self._arms = Counter(
+            "henaw_arm_requests", "Answered requests by arm and version", ["arm", "model"], registry=own
+        )
+        self.challenger_failures = Counter(
+            "henaw_challenger_failures",
+            "Challengers not loaded (load) or that raised, the champion answering (answer)",
+            ["at"],
+            registry=own,
+        )
+        self.shadow_samples = Counter(
+            "henaw_shadow_samples",
+            "Samples queued or dropped here; compared, failed or skipped by the shadow",
+            ["outcome"],
+            registry=own,
+        )
+        self.shadow_rows = Counter("henaw_shadow_rows", "Rows that champion and shadow answered", registry=own)
+        self.shadow_difference = Counter(
+            "henaw_shadow_absolute_difference_years", "Summed over those rows", registry=own
+        )
+        self.comparison_lost = Counter(
+            "henaw_comparison_unwritten", "Times that the sums of a comparison could not be written", registry=own
+        )
+        self._models: set[str] = set()
         self._registry = own
         if FOLDER_VARIABLE in os.environ:
             self._registry = CollectorRegistry()
@@ -68,6 +92,12 @@ class Metrics:
             flag for flags_of_row in flags if flags_of_row for flag in flags_of_row.split(";")
         ).items():
             self._flags.labels(flag).inc(times)
+
+    def answered_by(self, arm: str, model: str) -> None:
+        """Count an answer for the arm and the version that gave it; a process names so many versions and no more."""
+        if len(self._models) < _MOST_MODELS:
+            self._models.add(model)
+        self._arms.labels(arm, model if model in self._models else "other").inc()
 
     def serves(self, name: str, version: int) -> None:
         """Say which version answers now."""

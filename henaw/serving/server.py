@@ -12,6 +12,7 @@ from henaw.errors import BadInput, Refused
 from henaw.serving.beside import mlflow_beside
 from henaw.serving.keys import read_keys
 from henaw.serving.listening import bind, is_loopback, shown
+from henaw.serving.plan import plan
 from henaw.settings import Serving
 
 logger = logging.getLogger(__name__)
@@ -22,12 +23,13 @@ def serve(config: Config, model: str, host: str, port: int) -> None:
 
     Raises:
         Refused: others could reach it and there is no key.
-        BadInput: no such model, or a file of TLS that cannot be read.
+        BadInput: no such model or challenger, or a file of TLS that cannot be read.
         EnvironmentProblem: the port is taken, or the registry does not answer.
     """
     _settle_environment()
     _require_keys(config, host)
     _require_tls_files(config.serving)
+    plan(model, config.serving.shadow, config.serving.shadow_share, config.serving.split)
     # bound here, so that a port that is taken is said before anything is loaded
     bound = bind(host, port)
     where = f"{'http' if config.serving.tls_certificate is None else 'https'}://{shown(host)}:{bound.getsockname()[1]}"
