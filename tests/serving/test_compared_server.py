@@ -137,7 +137,7 @@ def test_two_workers_and_a_restart_draw_the_same_arms_in_json_and_csv(store: Pat
         arguments = program(tmp_path, "--split", "challenger=0.4", settings=f"serving.workers={workers}")
         with running(tmp_path, arguments=arguments) as server:
             # a worker that is still starting says 503
-            await_that(lambda: all(server.ask(b"", "/ping")[0] == 200 for _ in range(30)))  # noqa: B023
+            await_that(lambda: all(server.ask(b"", "/ping")[0] == 200 for _ in range(30)))
             for name in names:
                 status, headers, _ = server.ask(split(1), headers=f"X-Request-Id: {name}\r\n")
                 assert (status, headers["henaw-model"]) == (200, arms[name])
