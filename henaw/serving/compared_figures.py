@@ -31,7 +31,7 @@ class Spread:
     Attributes:
         mean: with its interval, which is None by itself where there are too few requests.
         sd: between rows.
-        quantiles: 5, 50 and 95 %, to a tenth of a year within 10 years of zero.
+        quantiles: 5, 50 and 95 %, to a tenth of a year within 10 years of zero, to a year beyond.
         shares: of rows, by bin as ``-5 to -2``.
     """
 

@@ -26,7 +26,7 @@ _WITHHELD = "–"
 _NOTES = (
     "–: rests on too little to be shown (no cell of fewer than five rows; no interval from fewer than five requests). "
     "Intervals hold 95 % and count requests, as rows of one request are not independent. Quantiles are to a tenth of a "
-    "year within ten years of zero, times to 5 %."
+    "year within ten years of zero and to a year beyond, times to 5 %."
 )
 _SPLIT_NOTE = "Each request id belongs to one arm, so the arms were asked about different people."
 _SHADOW_NOTE = (
@@ -75,7 +75,8 @@ def report(state: Path, since: str, *, as_json: bool) -> str:
             "shadows": [{"champion": pair[0], "challenger": pair[1], **asdict(each)} for pair, each in shadows],
         }
         return json.dumps(_rounded(document), indent=2, allow_nan=False)
-    parts = [f"# Champion and challenger as served, {found.days[0]} to {found.days[1]} (UTC){_unreadable(found)}"]
+    days = " to ".join(dict.fromkeys(found.days))
+    parts = [f"# Champion and challenger as served, {days} (UTC){_unreadable(found)}"]
     parts += [_split_page(names, figures) for names, figures in splits]
     parts += [_shadow_page(names, figures) for names, figures in shadows]
     return "\n\n".join([*parts, _NOTES])

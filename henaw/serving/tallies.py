@@ -18,8 +18,8 @@ from henaw.data.disclosure import SMALLEST_CELL
 
 Array = NDArray[np.float64]
 
-_TENTHS = np.arange(1, 101) / 10
-YEARS = np.concatenate([[-50.0, -20.0], -_TENTHS[::-1], _TENTHS, [20.0, 50.0]])
+_POSITIVE = np.concatenate([np.arange(1, 101) / 10, np.arange(11.0, 51.0)])
+YEARS = np.concatenate([-_POSITIVE[::-1], _POSITIVE])
 """Edges of the bins of differences and gaps; the middle one is centered on zero."""
 SECONDS = 1e-4 * 1.1 ** np.arange(130)
 """Edges of the bins of times: from 0.1 ms to 22 s, each a tenth longer."""

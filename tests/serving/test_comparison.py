@@ -162,7 +162,7 @@ def test_a_challenger_that_cannot_be_had_changes_nothing(
 
 def test_an_alias_is_followed_when_it_comes_moves_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = NoSuchVersion("none")
-    stages = [gone, served(2, OTHER), IntegrityError("flipped"), served(3, blood_clock(2)), served(1), gone]
+    stages = [gone, served(2, OTHER), IntegrityError("flipped"), served(3, blood_clock(2)), gone, served(1)]
     challengers(monkeypatch, *stages)
 
     async def main() -> list[str]:
