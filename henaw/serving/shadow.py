@@ -126,13 +126,18 @@ class Shadow:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    arguments, env=environment, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
+                    arguments,
+                    env=environment,
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C is for the server, which ends the socket
                 )
             except OSError as error:
                 ours.close()
                 logger.error("the shadow's process does not start: %s", error.strerror)
                 self._start_at = time.monotonic() + _PAUSE_SECONDS
                 return
+        _give_way(self._process.pid)
         self._socket, self._heard = ours, b""
 
     def _lose_process(self) -> None:
@@ -165,3 +170,11 @@ class Shadow:
         self._figures.shadow_rows.inc(said["rows"])
         self._figures.shadow_difference.inc(said["absolute_years"])
         self._figures.comparison_lost.inc(said["lost"])
+
+
+def _give_way(process: int) -> None:
+    """Let ``process`` run only on processor time that nobody else wants, its own start included."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, process, 19)
+    with suppress(OSError, AttributeError):  # Linux alone has it
+        os.sched_setscheduler(process, os.SCHED_IDLE, os.sched_param(0))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import select
 import signal
 import socket
@@ -144,19 +143,9 @@ def run(source: socket.socket, scorer: Scorer, reload_seconds: float) -> None:
         source.sendall(said)
 
 
-def _give_way() -> None:
-    """Run only on processor time that nobody else wants; signals are the server's, which ends the socket."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    with suppress(OSError):
-        os.nice(19)
-    with suppress(OSError, AttributeError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-
-
 def main(address: str, state: str, reload_seconds: str, descriptor: str) -> None:
     """Score until the server is gone."""
-    _give_way()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends when the server has, which ends the socket
     set_up_logging()
     from henaw.serving.application import registry_loader
 

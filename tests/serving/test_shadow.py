@@ -130,13 +130,9 @@ def outcomes(figures: Metrics) -> dict[str, float]:
 def test_where_the_process_is_behind_samples_are_dropped_and_nobody_waits(tmp_path: Path) -> None:
     figures = Metrics()
     shadow = Shadow("models:/henaw@challenger", 1.0, tmp_path, 0.0, figures)  # nothing takes from its queue
-    longest = 0.0
-    for number in range(1000):
-        began = time.perf_counter()
+    for number in range(1000):  # a queue that waited would wait for ever
         shadow.offer(f"{number:016x}", served(), False, b"{}", b"{}", 0.001)
-        longest = max(longest, time.perf_counter() - began)
     assert outcomes(figures) == {"queued": 64, "dropped": 936}
-    assert longest < 0.1  # a queue that waited would wait for ever
 
 
 def test_large_bodies_do_not_fill_the_memory(tmp_path: Path) -> None:
