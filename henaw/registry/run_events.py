@@ -13,7 +13,7 @@ import psutil
 from mlflow import MlflowClient
 
 from henaw.registry.breaker import Away
-from henaw.registry.tracking import session
+from henaw.registry.session import session
 from henaw.training.microbatch import device_memory
 from henaw.training.telemetry import Events, OutOfMemory
 

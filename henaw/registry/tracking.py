@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,6 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
-from mlflow.tracking.fluent import _active_run_stack
 
 from henaw import __version__
 from henaw.config import Config
@@ -29,40 +26,15 @@ from henaw.registry.breaker import Away
 from henaw.registry.delivery import LOCAL_TAG, is_away
 from henaw.registry.replay import replay, spool_folder, unsent
 from henaw.registry.resuming import STAGE_TAG, go_on_in, stopped_child
-from henaw.registry.spool import Entry, Spool
+from henaw.registry.session import Session, opened, session, session_or_none
+from henaw.registry.spool import Spool
 from henaw.registry.stores import bounded_requests, require_tracking, without_secret
-from henaw.registry.system_metrics import SystemMetrics
 from henaw.registry.writer import Writer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-logger = logging.getLogger(__name__)
-
 VERSION_TAG = "henaw.version"
-
-
-@dataclass
-class _Session:
-    """What a command has open: its writer, and its runs from the outermost in."""
-
-    name: str
-    writer: Writer
-    runs: list[str] = field(default_factory=list)
-    resumed: bool = False
-
-    def put(self, entry: Entry, run: str | None = None) -> int:
-        """Have ``entry`` of run ``run``, by default the innermost, written."""
-        return self.writer.put({"run": run or self.runs[-1], "time": int(time.time() * 1000), **entry})
-
-
-_session: _Session | None = None
-
-
-def session() -> _Session:
-    """What the command has open."""
-    assert _session is not None, "opened by parent_run"
-    return _session
 
 
 @contextmanager
@@ -76,28 +48,27 @@ def parent_run(config: Config, name: str, resume: str = "") -> Iterator[str]:
     Raises:
         EnvironmentProblem: the store does not answer at the start.
     """
-    global _session
-    store, before = require_tracking(), _session
+    store = require_tracking()
     with bounded_requests(), ExitStack() as open_things:
         with store_needed():
             if resume:
                 _send_what_is_left(config, resume)
-            run = _opened(config, name, resume)
+            run = _parent(config, name, resume)
         header = {"run": run.info.run_id, "stage": name, "store": store}
         spool = Spool(spool_folder(Path(config.state.folder), run.info.run_id), header)
         others = partial(_left_by_others, Path(config.state.folder), header)
-        _session = mine = _Session(name, Writer(spool, MlflowClient(), others), [run.info.run_id], bool(resume))
-        open_things.callback(_close, mine, before)
-        with _ending(mine):
+        mine = Session(name, Writer(spool, MlflowClient(), others), [run.info.run_id], bool(resume))
+        open_things.enter_context(opened(mine))
+        with mine.ending():
             # a run that `mlflow run` opened has not got the plugin's tag
             set_tags({STAGE_TAG: name, VERSION_TAG: __version__})
             log_text(config.to_yaml(), "config.yaml")
             if config.tracking.system_seconds > 0:
-                open_things.enter_context(_system_metrics(mine, config.tracking.system_seconds))
+                open_things.enter_context(mine.system_metrics(config.tracking.system_seconds))
             yield run.info.run_id
 
 
-def _opened(config: Config, name: str, resume: str) -> mlflow.ActiveRun:
+def _parent(config: Config, name: str, resume: str) -> mlflow.ActiveRun:
     if resume:
         go_on_in(resume)
     elif "MLFLOW_RUN_ID" not in os.environ:
@@ -117,18 +88,6 @@ def _left_by_others(state: Path, own: dict[str, str]) -> list[Path]:
     return [left.folder for left in unsent(state) if left.store == own["store"] and left.run != own["run"]]
 
 
-def _close(mine: _Session, before: _Session | None) -> None:
-    global _session
-    _session = before
-    if not mine.writer.close():
-        logger.warning(
-            "run %s is not whole in the tracking store, which is away; the rest is kept in %s: "
-            "the next run writes it, or `henaw runs replay`",
-            mine.runs[0],
-            mine.writer.spool.folder,
-        )
-
-
 @contextmanager
 def child_run(stage: str) -> Iterator[str]:
     """A child of the active run for one stage, closed as FAILED when the block raises. Yields its id.
@@ -140,7 +99,7 @@ def child_run(stage: str) -> Iterator[str]:
     tags = {STAGE_TAG: stage, VERSION_TAG: __version__}
     local = f"local-{uuid.uuid4().hex}"
 
-    def opened() -> str:
+    def open_child() -> str:
         known = stopped_child(stage)
         run = mlflow.start_run(
             run_id=known, run_name=stage, nested=True, tags=tags | {LOCAL_TAG: local}, log_system_metrics=False
@@ -148,44 +107,15 @@ def child_run(stage: str) -> Iterator[str]:
         return str(run.info.run_id)
 
     try:
-        run = mine.writer.call(opened)
+        run = mine.writer.call(open_child)
     except Away:
         run = local
         mine.put({"opened": {"parent": mine.runs[0], "name": stage, "tags": resolve_tags(tags)}}, run)
     mine.runs.append(run)
-    with _ending(mine):
+    with mine.ending():
         started = time.perf_counter()
         yield run
         log_metrics({"stage_seconds": time.perf_counter() - started})
-
-
-@contextmanager
-def _ending(mine: _Session) -> Iterator[None]:
-    """The innermost run ends with the block, as FAILED where that raises."""
-    status = "FAILED"
-    try:
-        yield
-        status = "FINISHED"
-    finally:
-        mine.put({"ended": status})
-        run = mine.runs[-1] if len(mine.runs) == 1 else mine.runs.pop()
-        # `mlflow.end_run` would ask the store, which may be away
-        stack = _active_run_stack.get()
-        stack[:] = [active for active in stack if active.info.run_id != run]
-
-
-@contextmanager
-def _system_metrics(mine: _Session, seconds: float) -> Iterator[None]:
-    def put(metrics: dict[str, float], step: int) -> None:
-        for run in {mine.runs[0], mine.runs[-1]}:
-            mine.put({"metrics": metrics, "step": step}, run)
-
-    sampler = SystemMetrics(mine.runs[0], seconds, mine.resumed, put)
-    sampler.start()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        sampler.finish()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -198,12 +128,12 @@ def store_needed() -> Iterator[None]:
     Raises:
         EnvironmentProblem: the store is away, or goes away.
     """
-    mine = _session
+    mine = session_or_none()
     try:
         if mine is not None:
             if not mine.writer.drain():
                 raise Away("what was logged before is not written yet")
-            _become_known(mine)
+            mine.become_known()
         yield
     except Exception as error:
         if not isinstance(error, Away) and not is_away(error):
@@ -215,14 +145,6 @@ def store_needed() -> Iterator[None]:
             f"tracking server {without_secret(mlflow.get_tracking_uri())} went away where it is needed "
             f"({type(error).__name__}); start it and {way_on}"
         ) from error
-
-
-def _become_known(mine: _Session) -> None:
-    """Make the innermost run MLflow's active one, should it have been opened while the store was away."""
-    run = mine.writer.spool.names.get(mine.runs[-1], mine.runs[-1])
-    if run != mine.runs[-1]:
-        mine.runs[-1] = run
-        mlflow.start_run(run_id=run, nested=True, log_system_metrics=False)
 
 
 def log_metrics(metrics: dict[str, float], step: int = 0) -> None:
