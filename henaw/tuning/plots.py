@@ -17,8 +17,7 @@ from optuna.importance import get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from henaw.evaluation import style
-from henaw.tuning.space import Choices, Space
-from henaw.tuning.storage import WORKER
+from henaw.tuning.space import Choices, Dimension, Space
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,12 +25,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LEAST_COMPLETE = 4  # for importances to mean anything
+_TITLES = {
+    "crps": "CRPS, years",
+    "partial_likelihood": "negative log partial likelihood a death, nats",
+    "concordance": "1 − Harrell's C",
+}
 _COLORS = {TrialState.COMPLETE: style.BLUE, TrialState.PRUNED: style.MIDDLE_BLUE, TrialState.FAIL: style.ORANGE}
 
 
 def figures(study: optuna.Study, space: Space, objective: str) -> Iterator[tuple[str, Figure]]:
     """The figures that there are trials enough for, each with its name."""
-    trials = study.get_trials(deepcopy=False)
+    trials, objective = study.get_trials(deepcopy=False), _TITLES[objective]
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if complete:
         yield "study_history", _history(complete, objective)
@@ -70,14 +74,24 @@ def _parallel_coordinates(complete: list[FrozenTrial], space: Space, objective: 
         color = colormaps["viridis"](1 - rank[position])
         axes.plot(range(len(keys)), heights, color=color, alpha=0.8, linewidth=1.4)
     for column, key in enumerate(keys):
-        low, high = _ends(space, key)
-        axes.annotate(low, (column, 0), (0, -4), textcoords="offset points", ha="center", va="top", fontsize=7)
-        axes.annotate(high, (column, 1), (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=7)
+        for height, text in _marks(space.dimensions[key]):
+            axes.annotate(
+                text,
+                (column, height),
+                (0, 4 if height > 0 else -4),
+                textcoords="offset points",
+                ha="center",
+                va="bottom" if height > 0 else "top",
+                fontsize=7,
+                bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7},
+            )
     axes.set_xticks(range(len(keys)), [key.replace(".", ".\n") for key in keys], fontsize=8)
     axes.tick_params(axis="x", pad=16)
     axes.set_yticks([])
     axes.set_ylim(-0.06, 1.06)
-    style.describe(axes, "Which settings went with which result", f"a line a trial, dark = low {objective}")
+    style.describe(
+        axes, "Which settings went with which result", f"a line a complete trial; the darker, the lower: {objective}"
+    )
     return figure
 
 
@@ -94,12 +108,12 @@ def _height(space: Space, key: str, value: Any) -> float:
     return float((value - low) / (high - low))
 
 
-def _ends(space: Space, key: str) -> tuple[str, str]:
-    dimension = space.dimensions[key]
+def _marks(dimension: Dimension) -> list[tuple[float, str]]:
+    """What is written on the axis of a setting, and at which heights: every choice, or both ends of a range."""
     if isinstance(dimension, Choices):
-        texts = _texts(dimension)
-        return _short(texts[0]), _short(texts[-1])
-    return f"{dimension.low:g}", f"{dimension.high:g}"
+        steps = len(dimension.choices) - 1
+        return [(number / steps, _short(text.strip('"'))) for number, text in enumerate(_texts(dimension))]
+    return [(0.0, f"{dimension.low:g}"), (1.0, f"{dimension.high:g}")]
 
 
 def _texts(dimension: Choices) -> list[str]:
@@ -111,24 +125,27 @@ def _short(text: str) -> str:
 
 
 def _timeline(trials: list[FrozenTrial]) -> Figure:
-    begun = [trial for trial in trials if trial.datetime_start and trial.datetime_complete]
-    workers = list(dict.fromkeys(trial.user_attrs.get(WORKER, "?") for trial in begun))
-    figure, [axes] = style.new_figure(8, 1.6 + 0.45 * len(workers))
-    start = min(trial.datetime_start for trial in begun if trial.datetime_start)
+    timed = [trial for trial in trials if trial.datetime_start and trial.datetime_complete]
+    start = min(trial.datetime_start for trial in timed if trial.datetime_start)
+    free: list[float] = []  # from when on each row is
     shown = set()
-    for trial in begun:
+    figure, [axes] = style.new_figure(8, 3.2)
+    for trial in sorted(timed, key=lambda each: (each.datetime_start, each.number)):
         assert trial.datetime_start is not None
         assert trial.datetime_complete is not None
         left = (trial.datetime_start - start).total_seconds() / 60
         width = (trial.datetime_complete - trial.datetime_start).total_seconds() / 60
+        row = next((row for row, since in enumerate(free) if since <= left), len(free))
+        free[row : row + 1] = [left + width]
         label = None if trial.state in shown else trial.state.name.lower()
         shown.add(trial.state)
-        row = workers.index(trial.user_attrs.get(WORKER, "?"))
-        axes.barh(row, width, left=left, height=0.7, color=_COLORS[trial.state], edgecolor="white", label=label)
-    axes.set_yticks(range(len(workers)), [f"worker {number + 1}" for number in range(len(workers))])
-    axes.set_xlabel("minutes since the study began")
-    style.describe(axes, "Who was at it when")
-    style.legend(axes, "upper right")
+        axes.barh(
+            row, width, left=left, height=0.8, color=_COLORS[trial.state], edgecolor="white", linewidth=0.4, label=label
+        )
+    axes.set_yticks([0, len(free) - 1] if len(free) > 1 else [0], [str(n) for n in sorted({1, len(free)})])
+    axes.set(xlabel="minutes since the study began", ylabel="trials at once", ylim=(-0.6, len(free) * 1.35 - 0.2))
+    style.describe(axes, "What was tried when", f"{len(timed)} trials")
+    axes.legend(loc="upper right", ncols=3, fontsize=9.5, frameon=True, facecolor="white", edgecolor="none")
     return figure
 
 
@@ -147,5 +164,5 @@ def _bars(importances: dict[str, float], objective: str) -> Figure:
     names = list(importances)[::-1]
     axes.barh(names, [importances[name] for name in names], color=style.BLUE)
     axes.set_xlabel("share of the variance of the objective (fANOVA)")
-    style.describe(axes, f"What {objective} depended on")
+    style.describe(axes, "What mattered", f"for {objective}")
     return figure
