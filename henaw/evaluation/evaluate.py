@@ -114,7 +114,7 @@ def own_prediction(
     median, title = distribution.median, "this clock"
     if clock.hazard is None:
         scores = age_scores(distribution, people.age, coverages)
-        return Prediction(title, scores, age=median, rank=median, reads_age=False)
+        return Prediction(title, scores, age=median, rank=median, mean=distribution.mean, reads_age=False)
     hazard, grid = clock.hazard, people.brier_grid()
     scores = {"mean_gap_years": median - people.age} | spread_scores(distribution, coverages)
     survival = hazard.survival(distribution, np.array([*grid, *RISK_YEARS], dtype=np.float64))

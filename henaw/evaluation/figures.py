@@ -48,7 +48,7 @@ _FIGURES = {
     "crps_99_years": Figure("CRPS from quantiles 1 %, 2 %, … 99 % (years)", ".3f", "lower"),
     "nll_nats": Figure("negative log likelihood of the year of age (nats)", ".3f", "lower"),
     "pit_misplaced": Figure("people in another tenth of the PIT than if calibrated", "%", "lower"),
-    "calibration_slope": Figure("slope of age on predicted age", ".3f"),
+    "calibration_slope": Figure("slope of age on the predicted mean", ".3f"),
     "aleatoric_sd_years": Figure("mean aleatoric SD (years)", ".2f"),
     "epistemic_sd_years": Figure("mean epistemic SD (years)", ".2f"),
     "mean_gap_years": Figure("mean age gap, biological − chronological (years)", ".2f"),

@@ -127,8 +127,8 @@ def _prediction(clock: Clock, table: pd.DataFrame, people: People) -> Prediction
 def _statistics(said: Prediction, pair: Pair, rows: Rows) -> dict[str, Statistic]:
     people = pair.people
     found = {name: among(rows, mean_of(said.scores[name][rows])) for name in _SCORES if name in said.scores}
-    if said.age is not None and np.ptp(said.age[rows]) > 0:
-        found["calibration_slope"] = among(rows, slope_of(said.age[rows], people.age[rows]))
+    if said.mean is not None and np.ptp(said.mean[rows]) > 0:  # medians are spread out more where ages have bounds
+        found["calibration_slope"] = among(rows, slope_of(said.mean[rows], people.age[rows]))
     seen = rows & people.followed
     if said.rank is None or people.died[seen].sum() < LEAST_DEATHS:
         return found

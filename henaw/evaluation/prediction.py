@@ -79,6 +79,7 @@ class Prediction:
         rank: any score that rises with risk, (n,), whose excess over what age explains is the gap.
         survival: probability to live ``grid`` (q,) years more, (n, q).
         risks: probability of dying within the years, (n,), by the years.
+        mean: of the predictive distribution of age in years (n,); None where nothing is said of it.
         reads_age: whether it is told chronological age, so that its error in predicting it says nothing.
     """
 
@@ -88,6 +89,7 @@ class Prediction:
     rank: Array | None = None
     survival: Array | None = None
     risks: dict[int, Array] = field(default_factory=dict)
+    mean: Array | None = None
     reads_age: bool = True
 
     def answered(self) -> Rows:
