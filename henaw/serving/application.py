@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from henaw.config import Config
 from henaw.console import set_up_logging
+from henaw.errors import HenawError, trace_without_text
 from henaw.serving.audit import Audit
 from henaw.serving.comparison import Comparison
 from henaw.serving.endpoints import Endpoints, Route
@@ -23,6 +25,8 @@ from henaw.serving.plan import plan
 from henaw.serving.rates import rates_from_environment
 from henaw.serving.slots import Slots
 from henaw.settings import Serving
+
+logger = logging.getLogger(__name__)
 
 OPTIONS_VARIABLE = "HENAW_SERVE_OPTIONS"  # from the process that was started to its workers
 STARTUP_FAILURE = 3  # with it uvicorn's supervisor gives up instead of starting the worker again
@@ -97,7 +101,8 @@ def create() -> Guard:
 
     def leave() -> None:
         """Report a failure to the supervisor, and do not wait for threads that no deadline could stop."""
-        if guard.lifecycle.failure is not None:
+        if (failure := guard.lifecycle.failure) is not None:
+            logger.error("%s", failure if isinstance(failure, HenawError) else trace_without_text(failure))
             os._exit(STARTUP_FAILURE)
         if slots.taken:
             os._exit(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -23,9 +24,11 @@ from henaw.registry.aliases import move_champion, rollback
 from henaw.serving.compared_report import report
 from henaw.serving.comparison import in_challenger
 from henaw.serving.ledger import Subject, read_ledgers
+from tests.conftest import REPOSITORY
 from tests.scenarios import blood_clock, blood_rows
 from tests.serving.guarded import split
 from tests.serving.sockets import PATIENCE, Running, connected, request, response, running
+from tests.serving.sockets import environment as sockets_environment
 
 pytestmark = [pytest.mark.xdist_group("serving"), pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -102,7 +105,7 @@ def test_answers_beside_a_shadow_are_byte_for_byte_those_without(store: Path, tm
             assert bodies(server) == expected
         children = psutil.Process(server.process.pid).children(recursive=True)
         (shadow,) = [child for child in children if "shadow_process" in " ".join(child.cmdline())]
-        assert shadow.nice() == 19
+        await_that(lambda: shadow.nice() == 19)
         stop(server)
         assert not shadow.is_running()
     (subject,) = read_ledgers(folder / "state").tallies
@@ -157,6 +160,29 @@ def test_two_workers_and_a_restart_draw_the_same_arms_in_json_and_csv(store: Pat
     (found,) = document["splits"]
     arms_found = found["arms"]
     assert arms_found["champion"]["requests"] + arms_found["challenger"]["requests"] == 2 * 66
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_challenger_that_is_not_there_ends_the_server_with_its_reason(
+    store: Path, tmp_path: Path, workers: int
+) -> None:
+    arguments = program(tmp_path, "--split", "elsewhere=0.1", settings=f"serving.workers={workers}")
+    done = subprocess.run(
+        arguments, capture_output=True, cwd=REPOSITORY, env=sockets_environment(), check=False, timeout=PATIENCE
+    )
+    assert done.returncode == 2
+    assert b"no such model of HENAW's in the registry" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_server_starts_where_a_promotion_took_the_challengers_alias(store: Path, tmp_path: Path) -> None:
+    MlflowClient().delete_registered_model_alias("henaw", "challenger")
+    with running(tmp_path, arguments=program(tmp_path, "--split", "challenger=1", "--shadow", "challenger")) as server:
+        assert server.ask(split(1))[1]["henaw-model"] == "henaw/1"
+        assert "the champion answers all" in server.log.read_text()
+        MlflowClient().set_registered_model_alias("henaw", "challenger", "2")
+        await_that(lambda: server.ask(split(1))[1]["henaw-model"] == "henaw/2")
+        stop(server)
 
 
 def test_promotion_and_rollback_under_load_lose_no_request(

@@ -293,7 +293,7 @@ def test_an_option_given_twice_is_said() -> None:
 @pytest.mark.parametrize(
     ("address", "found", "said"),
     [
-        ("challanger", NoSuchVersion("no such model"), "no such model"),  # codespell:ignore
+        ("elsewhere", NoSuchVersion("no such model"), "no such model"),
         ("challenger", served(1), "it is the version that answers"),
     ],
 )
