@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Literal
 
 from henaw.errors import BadInput, HenawError, NoSuchVersion, trace_without_text
 from henaw.model.answers import input_columns
@@ -13,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 MOVED_BY_PROMOTION = ("champion", "challenger", "previous")  # these come and go; any other alias that is not is a typo
 _MOST_REASONS = 20
+_WITHOUT = {"split": "the champion answers all", "shadow": "nothing is compared"}
 
 
 def unlike(champion: Served, challenger: Served) -> str | None:
@@ -35,8 +37,9 @@ class Follower:
         served: the version, None where there is none.
     """
 
-    def __init__(self, address: str, load: Load, failed: Callable[[], None]) -> None:
+    def __init__(self, role: Literal["split", "shadow"], address: str, load: Load, failed: Callable[[], None]) -> None:
         """``failed`` is called for each attempt that failed; the log has each reason once."""
+        self._role: Literal["split", "shadow"] = role
         self.address, self._load, self._failed = address, load, failed
         self.served: Served | None = None
         self._said: set[str] = set()
@@ -73,16 +76,16 @@ class Follower:
         self._was_faulty = False
         if newer is not None:
             self.served = newer
-            logger.info("%s version %d is compared with the version that answers", newer.name, newer.number)
+            logger.info("%s: %s version %d is the challenger", self._role, newer.name, newer.number)
         return None
 
     def _tell(self, fault: Exception | None) -> None:
         if fault is not None:
             reason = str(fault) if isinstance(fault, HenawError) else trace_without_text(fault)
-            self.say(f"{reason}; {'the one before stays' if self.served else 'the champion answers all'}")
+            self.say(f"{reason}; {'the one before stays' if self.served else _WITHOUT[self._role]}")
 
     def say(self, reason: str) -> None:
         """Log what is wrong with the challenger, once, and not without end."""
         if reason not in self._said and len(self._said) < _MOST_REASONS:
             self._said.add(reason)
-            logger.warning("challenger %s: %s", self.address, reason)
+            logger.warning("%s %s: %s", self._role, self.address, reason)

@@ -70,7 +70,7 @@ class Comparison:
         self._plan, self._figures, self._reload_seconds = plan, figures, reload_seconds
         self._failed = figures.challenger_failures.labels("load").inc
         self._find, self._ledger = find, Ledger(state)
-        self._follower = None if plan.split is None else Follower(plan.split, find(plan.split), self._failed)
+        self._follower = None if plan.split is None else Follower("split", plan.split, find(plan.split), self._failed)
         self._shadow = None
         if plan.shadow is not None:
             self._shadow = Shadow(plan.shadow, plan.shadow_share, state, reload_seconds, figures)
@@ -87,7 +87,7 @@ class Comparison:
             self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._flush())]
         if self._shadow is not None and self._plan.shadow is not None:
             if self._plan.shadow != self._plan.split:  # loaded once to see that it can be; the shadow has its own
-                once = Follower(self._plan.shadow, self._find(self._plan.shadow), self._failed)
+                once = Follower("shadow", self._plan.shadow, self._find(self._plan.shadow), self._failed)
                 await asyncio.to_thread(once.require, champion)
             self._shadow.start()
 

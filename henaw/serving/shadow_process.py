@@ -68,7 +68,7 @@ class Scorer:
     def __init__(self, address: str, load: Load, state: Path) -> None:
         """``load`` finds what ``address`` names."""
         self._samples: Counter[str] = Counter()
-        self.follower = Follower(address, load, lambda: None)
+        self.follower = Follower("shadow", address, load, lambda: None)
         self._ledger = Ledger(state)
 
     def score(self, told: dict[str, Any], body: bytes, champion: bytes) -> None:
