@@ -1,6 +1,7 @@
 """CSV and TSV, plain or gzip: the header, and batches of text cells, with every way a file can be broken named.
 
-The file is read once, in blocks of whole lines; threads index the blocks. Memory does not grow with the file.
+The file is read once, in blocks of whole lines; while one is read, the cells of the one before it are found. Memory
+does not grow with the file.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import os
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -28,6 +28,7 @@ from henaw.data.text_index import (
     QUOTE,
     WORD,
     Words,
+    bits_before,
     byte_bits,
     cells,
     index_lines,
@@ -40,7 +41,7 @@ _HEADER_BYTES = 1 << 22
 _BLOCK_BYTES = 1 << 21
 _LONGEST_LINE = 1 << 23
 _BATCH_ROWS = 65_536
-_WORKERS = min(4, os.cpu_count() or 1)
+_AHEAD = 2  # blocks that wait for their cells
 _DELIMITERS = ",;\t|"
 _AFTER_QUOTED = re.compile(rf'"(?:[^"]|"")*"([{_DELIMITERS}])')
 _NO_NAME = re.compile(r"[+-]?[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?|[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -111,7 +112,7 @@ def delimited_batches(path: Path, delimiter: str, columns: Sequence[str], *, gzi
     line = 2
     with _errors_in_our_words(path), _opened(path, gzipped=gzipped) as stream:
         stream.readline(_HEADER_BYTES)
-        for found in _in_order(_blocks(path, stream), ord(delimiter), len(names), positions):
+        for found in _in_order(_blocks(path, stream, ord(delimiter)), len(names), positions):
             if found.ragged and not ragged:
                 first = f"line {line + found.line}: {found.fields}, expected {len(names)}"
             ragged += found.ragged
@@ -145,15 +146,16 @@ class _Found:
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """Whole lines, filled up with zeros; memory that is used again ``_WORKERS + 1`` blocks later."""
+    """Whole lines, and where their structure is; the memory of the text is used again ``_AHEAD + 1`` blocks later."""
 
     text: NDArray[np.uint8]
     quotes: Words
-    scratch: NDArray[np.bool_]
+    newlines: Words
+    separators: Words
 
 
-def _find(block: _Block, separator: int, width: int, positions: Sequence[int]) -> _Found:
-    lines = index_lines(block.text, separator, block.quotes, block.scratch)
+def _find(block: _Block, width: int, positions: Sequence[int]) -> _Found:
+    lines = index_lines(block.text, block.quotes, block.newlines, block.separators)
     wrong = np.flatnonzero(lines.fields != width)
     if len(wrong):
         line = int(np.searchsorted(lines.newlines, lines.starts[wrong[0]]))
@@ -161,20 +163,21 @@ def _find(block: _Block, separator: int, width: int, positions: Sequence[int]) -
     return _Found(cells(lines, positions, width), len(lines.newlines), 0, 0, 0)
 
 
-def _in_order(blocks: Iterator[_Block], separator: int, width: int, positions: Sequence[int]) -> Iterator[_Found]:
-    """Index blocks on threads; before the next block is asked for, at most ``_WORKERS`` are in use."""
-    with ThreadPoolExecutor(_WORKERS) as workers:
+def _in_order(blocks: Iterator[_Block], width: int, positions: Sequence[int]) -> Iterator[_Found]:
+    """Find the cells of a block on a thread while the next is read; at most ``_AHEAD`` wait when one is asked for."""
+    with ThreadPoolExecutor(1) as finder:  # two threads keep each other from the interpreter's lock, and are slower
         running: deque[Future[_Found]] = deque()
         for block in blocks:
-            running.append(workers.submit(_find, block, separator, width, positions))
-            if len(running) > _WORKERS:
+            running.append(finder.submit(_find, block, width, positions))
+            if len(running) > _AHEAD:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
 
 
-def _blocks(path: Path, stream: IO[bytes]) -> Iterator[_Block]:
-    ring = deque(bytearray(2 * _BLOCK_BYTES) for _ in range(_WORKERS + 1))
+def _blocks(path: Path, stream: IO[bytes], separator: int) -> Iterator[_Block]:
+    ring = deque(bytearray(_BLOCK_BYTES) for _ in range(_AHEAD + 1))
+    scratch = np.empty(_BLOCK_BYTES, np.bool_)
     tail = b""
     reading = True
     while reading:
@@ -182,39 +185,33 @@ def _blocks(path: Path, stream: IO[bytes]) -> Iterator[_Block]:
             raise BadInput(
                 f"{path}: a line of more than {_LONGEST_LINE >> 20} MiB, or a quotation mark that is never closed"
             )
-        if 4 * len(tail) > len(ring[0]):
-            ring[0] = bytearray(8 * -(-len(tail) // WORD) * WORD)
-        memory, size = ring[0], len(ring[0]) // 2
+        if 2 * len(tail) > len(ring[0]):
+            ring[0] = bytearray(4 * -(-len(tail) // WORD) * WORD)
+            scratch = np.empty(max(len(ring[0]), len(scratch)), np.bool_)
+        memory = ring[0]
         memory[: len(tail)] = tail
-        filled = len(tail) + stream.readinto(memoryview(memory)[len(tail) : size - WORD])  # type: ignore[attr-defined]
+        filled = len(tail) + stream.readinto(memoryview(memory)[len(tail) : -WORD])  # type: ignore[attr-defined]
         if filled == len(tail):
             reading = False
             memory[filled] = NEWLINE  # the last line may lack its own
             filled += 1
-        stop = filled // WORD * WORD + WORD
-        memory[filled:stop] = bytes(stop - filled)
-        text = np.frombuffer(memory, np.uint8, size)
-        scratch = np.frombuffer(memory, np.bool_, size, offset=size)
-        quotes = byte_bits(text[:stop], QUOTE, scratch[:stop])
+        text = np.frombuffer(memory, np.uint8, filled // WORD * WORD + WORD)
+        quotes, newlines, separators = (byte_bits(text, byte, scratch) for byte in (QUOTE, NEWLINE, separator))
         end = memory.rfind(NEWLINE, 0, filled) + 1
         if parity_before(quotes, end):
-            end = _end_outside(text[:stop], quotes, scratch[:stop])
+            end = _end_outside(quotes, bits_before(newlines, filled))
         tail = bytes(memory[end:filled])
         if end:
-            stop = end // WORD * WORD + WORD
-            memory[end:stop] = bytes(stop - end)
-            quotes = quotes[: stop // WORD]
-            quotes[-1] &= np.uint64((1 << end % WORD) - 1)
-            yield _Block(text[:stop], quotes, scratch[:stop])
+            yield _Block(text, *(bits_before(bits, end) for bits in (quotes, newlines, separators)))
             ring.rotate()
     if tail:
         raise BadInput(f"{path}: a quotation mark is opened and never closed; expected them in pairs")
 
 
-def _end_outside(text: NDArray[np.uint8], quotes: Words, scratch: NDArray[np.bool_]) -> int:
+def _end_outside(quotes: Words, newlines: Words) -> int:
     """Where the last line ends that does not end inside quotation marks; 0 where none does."""
-    newlines = places_of(byte_bits(text, NEWLINE, scratch))
-    outside = newlines[np.searchsorted(places_of(quotes), newlines) % 2 == 0]
+    places = places_of(newlines)
+    outside = places[np.searchsorted(places_of(quotes), places) % 2 == 0]
     return int(outside[-1]) + 1 if len(outside) else 0
 
 

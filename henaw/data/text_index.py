@@ -43,9 +43,17 @@ class Lines:
 def byte_bits(text: NDArray[np.uint8], byte: int, scratch: NDArray[np.bool_]) -> Words:
     """Which bytes of ``text``, whose length is a multiple of ``WORD``, are ``byte``: one bit each.
 
-    ``scratch``, as long as ``text``, loses what it holds: fresh memory would cost more than the work done in it.
+    ``scratch``, as long or longer, loses what it holds: fresh memory would cost more than the work done in it.
     """
-    return np.packbits(np.equal(text, byte, out=scratch), bitorder="little").view(np.uint64)
+    return np.packbits(np.equal(text, byte, out=scratch[: len(text)]), bitorder="little").view(np.uint64)
+
+
+def bits_before(bits: Words, place: int) -> Words:
+    """``bits`` in place, cut after the word that holds ``place``, and cleared from there on."""
+    word, offset = divmod(place, WORD)
+    kept = bits[: word + 1]
+    kept[word] &= np.uint64((1 << offset) - 1)
+    return kept
 
 
 def places_of(bits: Words) -> NDArray[np.int32]:
@@ -62,20 +70,12 @@ def parity_before(bits: Words, place: int) -> int:
     return int(np.bitwise_count(parity)) % 2
 
 
-def index_lines(text: NDArray[np.uint8], separator: int, quotes: Words, scratch: NDArray[np.bool_]) -> Lines:
-    """Find the lines and separators of ``text``.
-
-    Args:
-        text: whole lines, the last one ended too, filled up with zeros to a multiple of ``WORD`` bytes; below 2 GiB.
-        separator: the byte between fields.
-        quotes: the bits of its quotation marks.
-        scratch: as for ``byte_bits``.
-    """
-    newlines = ends = places_of(byte_bits(text, NEWLINE, scratch))
-    separators = byte_bits(text, separator, scratch)
+def index_lines(text: NDArray[np.uint8], quotes: Words, newlines: Words, separators: Words) -> Lines:
+    """Find the lines of ``text``, below 2 GiB of whole lines, the last one ended too, from the bits of its bytes."""
+    ends = places = places_of(newlines)
     if quotes.any():
         quoted = _inside(quotes)
-        separators &= ~quoted
+        separators = separators & ~quoted
         ends = ends[quoted[ends // WORD] >> _offset(ends) & np.uint64(1) == 0]
     starts = np.concatenate([np.zeros(1, np.int32), ends[:-1] + 1], dtype=np.int32)[: len(ends)]
     ends = ends - ((text[ends - 1] == _RETURN) & (ends > starts))
@@ -83,7 +83,7 @@ def index_lines(text: NDArray[np.uint8], separator: int, quotes: Words, scratch:
     before = np.zeros(len(separators) + 1, np.int32)
     np.cumsum(np.bitwise_count(separators), out=before[1:])
     first, last = (_rank(separators, before, places) for places in (starts, ends))
-    return Lines(text, starts, ends, newlines, last - first + 1, separators, before, first)
+    return Lines(text, starts, ends, places, last - first + 1, separators, before, first)
 
 
 def cells(lines: Lines, columns: Sequence[int], width: int) -> list[pa.StringArray]:
