@@ -47,7 +47,13 @@ SERVER_PACKAGES = (
     "rich",
     "filelock",
 )
-OURS, STOCK, CONSTANT = "henaw serve", "mlflow models serve", "mlflow models serve, a constant"
+OURS, STOCK = "henaw serve", "mlflow models serve"
+CUDA = (
+    "PyPI's own torch 2.13.0 for Linux (CUDA 13) would add 1,456 MiB of wheels to the training environment, packed, as its "
+    "index lists them: torch 502, cuDNN 349, NCCL 196, Triton 189, cuSPARSELt 162, NVSHMEM 58; the libraries of "
+    "cuda-toolkit (cuBLAS and others) come on top."
+)
+CONSTANTS = ("mlflow models serve, a constant", "mlflow models serve, a constant of all columns")
 TORCH, BY_HAND, BENTOML = "mlflow models serve, with torch", "FastAPI by hand", "BentoML"
 
 
@@ -87,10 +93,15 @@ def _is_ready(port: int, path: str) -> bool:
     return False
 
 
-def memory(process: int) -> float:
-    """MiB resident in the largest process of a server: its worker."""
+def memory(process: int, is_ours: bool) -> tuple[float, float]:
+    """MiB resident in the process that answers, and in all processes of a server together.
+
+    Ours answers in the process that was started; MLflow beside it is shared by all workers. Of the others the largest
+    answers.
+    """
     family = [psutil.Process(process), *psutil.Process(process).children(recursive=True)]
-    return max(one.memory_info().rss for one in family) / 2**20
+    resident = [one.memory_info().rss / 2**20 for one in family]
+    return resident[0] if is_ours else max(resident), sum(resident)
 
 
 def guard_costs(times: int) -> float:
@@ -174,12 +185,20 @@ def compare(section: Section, all_rivals: list[Rival], folder: Path, rounds: int
         return percentile(found[rival], 0.5) / percentile(found[OURS], 0.5)
 
     stock, hand = ratio(single, STOCK), 1 / ratio(single, BY_HAND)
-    added = percentile(single[STOCK], 0.5) - percentile(single[CONSTANT], 0.5)
+    added, added_to_all = (percentile(single[STOCK], 0.5) - percentile(single[name], 0.5) for name in CONSTANTS)
+    rate = float(np.mean(single[STOCK]) / np.mean(single[OURS]))
     section.bars += [
-        Bar("one row, stock / ours", f"{stock:.1f}×", "≥ 10×", stock >= 10),
+        Bar("one row, p50, stock / ours", f"{stock:.1f}×", "≥ 10×", stock >= 10),
+        Bar("one row, requests/s, ours / stock", f"{rate:.1f}×", "≥ 10×", rate >= 10),
         Bar("one row, ours / FastAPI by hand", f"{hand:.2f}×", "≤ 1.5×", hand <= 1.5),
         Bar("1,000 rows, stock / ours", f"{ratio(many, STOCK):.1f}×", "≥ 2×", ratio(many, STOCK) >= 2),
-        Bar("bare command, one row, more than a constant", f"{added:.2f} ms", "≤ 0.3 ms", added <= 0.3),
+        Bar("bare command, one row, more than a constant of one column", f"{added:.2f} ms", "≤ 0.3 ms", added <= 0.3),
+        Bar(
+            "the same, than a constant of all columns of the signature",
+            f"{added_to_all:.2f} ms",
+            "≤ 0.3 ms",
+            added_to_all <= 0.3,
+        ),
     ]
     if BENTOML in names:
         bento = ratio(single, BENTOML)
@@ -189,21 +208,21 @@ def compare(section: Section, all_rivals: list[Rival], folder: Path, rounds: int
 def start_and_memory(section: Section, all_rivals: list[Rival], folder: Path, rounds: int) -> None:
     """Each by itself, in turns."""
     seconds: dict[str, list[float]] = {rival.name: [] for rival in all_rivals}
-    resident: dict[str, float] = {}
+    resident: dict[str, tuple[float, float]] = {}
     for _ in range(rounds):
         for rival in all_rivals:
             with started(rival, folder) as (process, took):
                 port = int(next(word for word in reversed(rival.command) if word.isdigit()))
                 serving_load.one_by_one(port, body_of(1), 20)
                 seconds[rival.name].append(took)
-                resident[rival.name] = memory(process)
-    rows = [[name, f"{np.median(seconds[name]):.1f}", f"{resident[name]:.0f}"] for name in seconds]
-    section.add(table(("server", "start to ready, s", "resident, MiB"), rows))
+                resident[rival.name] = memory(process, rival.name == OURS)
+    rows = [[name, f"{np.median(seconds[name]):.1f}", *(f"{size:.0f}" for size in resident[name])] for name in seconds]
+    section.add(table(("server", "start to ready, s", "resident in a worker, MiB", "in all its processes"), rows))
     start = float(np.median(seconds[OURS]) / np.median(seconds[STOCK]))
-    share = resident[OURS] / resident[TORCH]
+    share = resident[OURS][0] / resident[TORCH][0]
     section.bars += [
         Bar("start to ready, ours / stock", f"{start:.2f}", "≤ 0.5", start <= 0.5),
-        Bar("resident memory, ours / stock with torch", f"{share:.2f}", "≤ 0.6", share <= 0.6),
+        Bar("resident memory of a worker, ours / stock with torch", f"{share:.2f}", "≤ 0.6", share <= 0.6),
     ]
 
 
@@ -253,7 +272,7 @@ def overload(section: Section, ours: Rival, folder: Path, seconds: float, reques
         for done in range(0, requests, max(1, requests // 10)):
             serving_load.one_by_one(port, one, max(1, requests // 10))
             counts.append(done)
-            resident.append(memory(process))
+            resident.append(memory(process, is_ours=True)[0])
         slope = float(np.polyfit(np.array(counts) / 10_000, resident, 1)[0])
         section.bars.append(Bar(f"{requests} requests, memory", f"{slope:.2f} MiB per 10,000", "≤ 1 MiB", slope <= 1))
 
@@ -284,15 +303,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="henaw-bench-") as temporary:
         folder = Path(temporary)
         clock_folder = prepare(folder)
-        everybody = rivals(folder, clock_folder, free_ports(6), arguments.bentoml)
+        everybody = rivals(folder, clock_folder, free_ports(7), arguments.bentoml)
         compare(section, everybody, folder, arguments.rounds)
-        start_and_memory(section, everybody, folder, max(1, arguments.rounds // 2))
+        few = [rival for rival in everybody if rival.name not in CONSTANTS]
+        start_and_memory(section, few, folder, max(1, arguments.rounds // 2))
         overload(section, everybody[0], folder, arguments.seconds, arguments.requests)
     added = guard_costs(2000)
     section.bars.append(Bar("all checks of the guard, one row", f"{added:.3f} ms", "≤ 0.2 ms", added <= 0.2))
     small, large = size_of((*SERVING_PACKAGES, *SERVER_PACKAGES)), size_of(("henaw",))
     text = f"{small:.0f} of {large:.0f} MiB"
     section.bars.append(Bar("environment, serving of training with CPU torch", text, "≤ half", small <= large / 2))
+    section.add(CUDA)
     section.add(table(BAR_COLUMNS, [bar.row for bar in section.bars]))
     if arguments.write:
         rewrite_section(DOCUMENT, "bench-serving", "\n\n".join(section.parts))

@@ -10,6 +10,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 
+from henaw.model.answers import number_columns
 from henaw.model.storage import CLOCK_FOLDER, load_clock, save_clock
 from henaw.registry.versions import register, signature
 from tests.scenarios import BLOOD9, blood_clock
@@ -87,6 +88,12 @@ class Constant(PythonModel):
 set_model(Constant())
 """
 
+WHOLE_CONSTANT = CONSTANT.replace(
+    '{"biological_age_years": [50.0] * len(model_input)}',
+    f"{{**{{name: [50.0] * len(model_input) for name in {number_columns('age')!r}}}, "
+    '"status": ["ok"] * len(model_input), "flags": [""] * len(model_input)}',
+)  # of every column that the signature promises
+
 WITH_TORCH = CONSTANT.replace("import pandas as pd", "import pandas as pd\nimport torch")
 
 
@@ -109,7 +116,7 @@ def prepare(folder: Path) -> Path:
     save_clock(blood_clock(members=16, hidden=(128, 128)), clock_folder)
     with mlflow.start_run():
         register(clock_folder, "henaw", {})
-        for name, code in (("constant", CONSTANT), ("with-torch", WITH_TORCH)):
+        for name, code in (("constant", CONSTANT), ("whole-constant", WHOLE_CONSTANT), ("with-torch", WITH_TORCH)):
             (folder / f"{name}.py").write_text(code)
             mlflow.pyfunc.log_model(
                 name=name,
@@ -140,6 +147,7 @@ def rivals(folder: Path, clock_folder: Path, ports: list[int], bentoml: str | No
         Rival("henaw serve", ours),
         stock("mlflow models serve", MODEL),
         stock("mlflow models serve, a constant", "models:/constant/1"),
+        stock("mlflow models serve, a constant of all columns", "models:/whole-constant/1"),
         stock("mlflow models serve, with torch", "models:/with-torch/1"),
         Rival("FastAPI by hand", [sys.executable, str(folder / "by_hand.py"), str(clock_folder), str(next(free))]),
     ]
