@@ -49,8 +49,8 @@ SERVER_PACKAGES = (
 )
 OURS, STOCK = "henaw serve", "mlflow models serve"
 CUDA = (
-    "PyPI's own torch 2.13.0 for Linux (CUDA 13) would add 1,456 MiB of wheels to the training environment, packed, as its "
-    "index lists them: torch 502, cuDNN 349, NCCL 196, Triton 189, cuSPARSELt 162, NVSHMEM 58; the libraries of "
+    "PyPI's own torch 2.13.0 for Linux (CUDA 13) would add 1,456 MiB of wheels to the training environment, packed, as "
+    "its index lists them: torch 502, cuDNN 349, NCCL 196, Triton 189, cuSPARSELt 162, NVSHMEM 58; the libraries of "
     "cuda-toolkit (cuBLAS and others) come on top."
 )
 CONSTANTS = ("mlflow models serve, a constant", "mlflow models serve, a constant of all columns")

@@ -122,6 +122,14 @@ class Guard:
         """Whether one more request for an answer would only make those before it wait longer."""
         return self._waiting >= self._room and self.lifecycle.phase == "ready"
 
+    def knows(self, authorizations: Sequence[bytes]) -> bool:
+        """Whether whoever sent these headers is let in: nobody else may make others be sent away."""
+        try:
+            self._keyring.admit(authorizations[0] if len(authorizations) == 1 else None)
+        except Refusal:
+            return False
+        return True
+
     def let_wait(self, scope: MutableMapping[str, Any]) -> None:
         """Count a request for an answer, which is whole, until it is answered."""
         scope[_WAITED] = True

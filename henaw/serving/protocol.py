@@ -25,6 +25,7 @@ LEAVING_SECONDS = 0.5
 _SHORT_BYTES = 1 << 13  # of a request that is answered at once
 _ASKS = b"POST /invocations HTTP/1.1\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,4}) *(?=\r\n)")
+_AUTHORIZATION = re.compile(rb"(?i)\r\nauthorization: *([^\r\n]*)")
 _OTHERWISE = re.compile(rb"\r\n(?:transfer-encoding|expect|upgrade|connection: *close)|length:.*length:", re.DOTALL)
 
 
@@ -54,7 +55,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """
         if self.transport.is_closing():
             return
-        asks = self._is_idle and asks_for_an_answer(data)
+        asks = self._is_idle and asks_for_an_answer(data) and self._guard.knows(_AUTHORIZATION.findall(data))
         if asks and self._guard.is_full:
             self._send_away()
             return

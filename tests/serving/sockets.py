@@ -43,8 +43,10 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def running(folder: Path, settings: str = "", arguments: Sequence[str] | None = None) -> Iterator[Running]:
-    """The guard (or the program ``arguments``) until the block ends."""
+def running(
+    folder: Path, settings: str = "", arguments: Sequence[str] | None = None, key: str | None = None
+) -> Iterator[Running]:
+    """The guard (or the program ``arguments``) until the block ends; ``key`` opens it where there are keys."""
     folder.mkdir(exist_ok=True)
     log = folder / "log"
     own = arguments or command("127.0.0.1", 0, f"state.folder={folder} {settings}")
@@ -54,7 +56,7 @@ def running(folder: Path, settings: str = "", arguments: Sequence[str] | None = 
     ):
         try:
             port = _port(process, log)
-            _await_ready(process, port)
+            _await_ready(process, port, "" if key is None else f"Authorization: Bearer {key}\r\n")
             yield Running(process, port, log)
         finally:
             process.kill()
@@ -69,11 +71,11 @@ def _port(process: subprocess.Popen[bytes], log: Path) -> int:
     raise AssertionError(log.read_text())
 
 
-def _await_ready(process: subprocess.Popen[bytes], port: int) -> None:
+def _await_ready(process: subprocess.Popen[bytes], port: int, headers: str) -> None:
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until and process.poll() is None:
         with suppress(OSError), connected(port) as client:
-            client.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            client.sendall(request(b"", "/ping", headers))
             if response(client)[0] == 200:
                 return
         time.sleep(0.02)

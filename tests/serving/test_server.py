@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
 import signal
@@ -19,6 +20,7 @@ import pytest
 
 from henaw.config import load_config
 from henaw.errors import EnvironmentProblem, Refused
+from henaw.serving.keys import create_key
 from henaw.serving.protocol import asks_for_an_answer
 from henaw.serving.refusals import STATUS
 from henaw.serving.server import serve
@@ -209,6 +211,20 @@ def test_a_full_server_sends_away_unread_and_counts_it(server: Running) -> None:
 )
 def test_only_whole_short_requests_in_the_usual_form_may_be_sent_away_unread(sent: bytes, asks: bool) -> None:
     assert asks_for_an_answer(sent) == asks
+
+
+def test_who_has_no_key_makes_nobody_be_sent_away(tmp_path: Path) -> None:
+    key = create_key(tmp_path, "test", ["score"], None, dt.datetime.now(dt.UTC))[1]
+    own = request(ONE, headers=f"Authorization: Bearer {key}\r\n")
+    with running(tmp_path, "serving.slots=1", key=key) as server, ExitStack() as stack:
+        strangers = [stack.enter_context(connected(server.port)) for _ in range(30)]
+        client = stack.enter_context(connected(server.port))
+        for _ in range(10):
+            for number, stranger in enumerate(strangers):
+                stranger.sendall(request(ONE, headers="Authorization: Bearer henaw_x\r\n" * (number % 2)))
+            client.sendall(own)
+            assert response(client)[0] == 200
+            assert {response(stranger)[0] for stranger in strangers} == {401}
 
 
 def time_out(server: Running, times: int) -> Counter[str]:
