@@ -55,14 +55,15 @@ def running(
         subprocess.Popen(own, stderr=file, stdout=file, cwd=REPOSITORY, env=environment()) as process,
     ):
         try:
-            port = _port(process, log)
+            port = listening_port(process, log)
             _await_ready(process, port, "" if key is None else f"Authorization: Bearer {key}\r\n")
             yield Running(process, port, log)
         finally:
             process.kill()
 
 
-def _port(process: subprocess.Popen[bytes], log: Path) -> int:
+def listening_port(process: subprocess.Popen[bytes], log: Path) -> int:
+    """The port of a server, as its log says."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until and process.poll() is None:
         if found := re.search(r"on https?://[^ ]+:(\d+),", log.read_text()):

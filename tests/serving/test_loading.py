@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
 import signal
+import ssl
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -23,9 +27,10 @@ from henaw.registry import versions
 from henaw.serving import loading
 from henaw.serving.lifecycle import Served
 from henaw.serving.mlflow_process import Versions
+from tests.conftest import REPOSITORY
 from tests.scenarios import blood_clock, blood_rows
 from tests.serving.guarded import split
-from tests.serving.sockets import PATIENCE, Running, connected, request, response, running
+from tests.serving.sockets import PATIENCE, Running, connected, listening_port, request, response, rest, running
 
 pytestmark = pytest.mark.xdist_group("serving")
 
@@ -181,6 +186,47 @@ def test_without_the_process_of_mlflow_json_is_answered_and_csv_again_when_it_is
         while folder.exists() and time.monotonic() < until:
             time.sleep(0.05)
         assert not folder.exists(), "the process ends with the server, and leaves nothing"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_behind_tls_workers_answer_json_and_csv(store: Path, tmp_path: Path, environment: None) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
+    make += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(make, check=True, capture_output=True)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    settings = f"serving.workers=2 serving.tls_certificate={certificate} serving.tls_key={key}"
+
+    def ask(body: bytes, kind: str) -> int:
+        asking = http.client.HTTPSConnection("localhost", port, context=trusting, timeout=PATIENCE)
+        try:
+            asking.request("POST", "/invocations", body, {"Content-Type": kind})
+            return asking.getresponse().status
+        finally:
+            asking.close()
+
+    (tmp_path / "log").touch()
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(served(tmp_path, store, settings), stderr=log, cwd=REPOSITORY) as process,
+    ):
+        try:
+            port = listening_port(process, tmp_path / "log")
+            body, table = json.dumps(split(1)).encode(), blood_rows(2, 0).to_csv(index=False).encode()
+            until = time.monotonic() + PATIENCE
+            while time.monotonic() < until:
+                with suppress(ConnectionRefusedError):
+                    if ask(body, "application/json") == 200:
+                        break
+                time.sleep(0.05)
+            assert ask(body, "application/json") == 200
+            assert ask(table, "text/csv") == 200
+            with connected(port) as client:  # who does not speak TLS is sent nothing but the door
+                client.sendall(request(split(1)))
+                assert b"HTTP" not in rest(client)
+        finally:
+            process.terminate()
 
 
 @pytest.mark.slow
