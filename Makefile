@@ -32,7 +32,7 @@ ifdef PIP_FIND_LINKS
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 endif
 
-.PHONY: help setup train test test-all check format bench-setup bench-clocks lock clean
+.PHONY: help setup train test test-all check format bench-setup bench-clocks bench-serving lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -88,6 +88,9 @@ bench-setup: setup ## install what the clocks are compared with (LightGBM, CatBo
 
 bench-clocks: setup ## both clocks against their bars, on NHANES (DATA=; needs bench-setup; some 20 minutes)
 	@$(BIN)/python benchmarks/bench_clocks.py "$${DATA:-../shared/data/nhanes/nhanes_adults.csv.gz}"
+
+bench-serving: setup ## `henaw serve` beside other servers, against its bars (BENTOML=path/to/bentoml; some 5 minutes)
+	@$(BIN)/python benchmarks/bench_serving.py $${BENTOML:+--bentoml "$$BENTOML"}
 
 # One resolution for Python >= 3.11 on every platform. The CUDA packages that PyPI's own torch wheel pins by itself are left
 # out: listed, they would come (gigabytes) beside a CPU wheel too. Existing pins are kept while they satisfy pyproject.toml;

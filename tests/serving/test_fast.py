@@ -110,7 +110,7 @@ def check_same(body: bytes, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("clock", [AGE, MORTALITY], ids=["age", "mortality"])
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(body=valid_bodies())
 def test_both_ways_answer_the_same(clock: Clock, body: bytes) -> None:
     check_same(body, clock)
@@ -158,7 +158,7 @@ def spoiled_bodies(draw: st.DrawFn) -> bytes:
     return bytes(body[:place] + inserted + body[place + draw(st.integers(0, 3)) :])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(body=spoiled_bodies())
 def test_what_mlflow_refuses_is_refused_and_what_is_answered_is_answered_alike(body: bytes) -> None:
     status, expected = stock(AGE, body)
