@@ -97,6 +97,8 @@ class _Keeper:
     def _keep(self) -> None:
         while True:
             self._process.wait()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
             if self._ending.is_set():
                 return
             logger.error("the process that has MLflow ended (%d) and is started again", self._process.returncode)
