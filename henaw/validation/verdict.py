@@ -164,7 +164,8 @@ class Verdict:
         worst = max((result for result in self.failed if result.on_failure == "set_aside"), key=lambda r: r.unexpected)
         limit = "no row is left" if count == self.rows else f"expected at most {self.max_set_aside:.1%}"
         most = f"most by {worst.describe()}{self._unit_hint(worst)}"
-        return f"{count} of {self.rows} rows set aside ({count / self.rows:.1%}), {limit}; {most}"
+        shown = f"{count} of {self.rows} rows set aside ({count / self.rows:.1%})"
+        return f"{shown if count == published(count) else f'{published(count)} rows set aside'}, {limit}; {most}"
 
     def _unit_hint(self, worst: SuiteResult) -> str:
         """Why ``worst`` fails, where its column as a whole looks like another unit."""

@@ -66,6 +66,12 @@ def test_only_blocks_and_too_many_rows_refuse() -> None:
         require_passed(verdict(result("a", "set_aside", 4), result("b", "set_aside", 11), aside=aside | {10: 0}))
 
 
+def test_a_refusal_tells_no_small_count_and_no_rate_that_gives_it_away() -> None:
+    few = verdict(result("a", "set_aside", 3), aside=dict.fromkeys(range(3), 0), limit=0.1)
+    with pytest.raises(BadInput, match=r": <5 rows set aside, expected at most 10.0%; .*: <5 of 20 rows"):
+        require_passed(few)
+
+
 @pytest.mark.parametrize(("count", "published", "fraction"), [(0, 0, 0.0), (1, "<5", "<5 rows"), (4, "<5", "<5 rows")])
 def test_counts_of_one_to_four_people_are_not_published(count: int, published: object, fraction: object) -> None:
     judged = verdict(result("crp_mg_l", "set_aside", count), aside=dict.fromkeys(range(count), 0))
