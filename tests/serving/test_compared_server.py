@@ -106,6 +106,8 @@ def test_answers_beside_a_shadow_are_byte_for_byte_those_without(store: Path, tm
         children = psutil.Process(server.process.pid).children(recursive=True)
         (shadow,) = [child for child in children if "shadow_process" in " ".join(child.cmdline())]
         await_that(lambda: shadow.nice() == 19)
+        compared = b'henaw_shadow_samples_total{outcome="compared"} 15.0'  # it has its time, on a busy machine more
+        await_that(lambda: compared in server.ask(b"", "/metrics")[2])
         stop(server)
         assert not shadow.is_running()
     (subject,) = read_ledgers(folder / "state").tallies
