@@ -38,6 +38,7 @@ class Request:
         key: id of the key, None where everybody is let in.
         model: name and version that answered.
         rows: how many rows it asked about.
+        whole: all of it was there when it began, and it is short.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Request:
     key: str | None = None
     model: str | None = None
     rows: int | None = None
+    whole: bool = False
 
 
 _ALWAYS = (

@@ -13,8 +13,8 @@ class Disconnected(Exception):
     """The client left before its request was whole: there is nobody to answer."""
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most_bytes: int, seconds: float) -> bytes:
-    """The body of a request.
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most_bytes: int, seconds: float | None) -> bytes:
+    """The body of a request; ``seconds`` None: it is there already.
 
     Raises:
         Refusal: ``TOO_LARGE``, decided by what the client announces or as soon as it comes, or ``REQUEST_TIMEOUT``.
@@ -24,6 +24,8 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most_bytes
     if announced.isdigit() and int(announced[:20]) > most_bytes:
         # who asks first and is told no may send the body or the next request: only a new connection is clear
         raise _too_large(most_bytes, closes=headers.get(b"expect", b"").lower() == b"100-continue")
+    if seconds is None:
+        return await _read(receive, most_bytes)
     try:
         async with asyncio.timeout(seconds):
             return await _read(receive, most_bytes)

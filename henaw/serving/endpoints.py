@@ -118,7 +118,7 @@ class Endpoints:
             if is_csv:
                 scored = await self._answer_csv(arm, request, body)
             elif len(body) <= _HERE_BYTES:
-                scored = await self.slots.here(lambda: self._answer_json(arm, request, body))
+                scored = await self.slots.here(lambda: self._answer_json(arm, request, body), counted=request.whole)
             else:
                 scored = await self.slots.in_thread(lambda: self._answer_json(arm, request, body))
         self.figures.scored(scored.status, scored.flags)
@@ -131,9 +131,8 @@ class Endpoints:
             raise Refusal("OVERLOADED", "too many bodies are being read", headers=retry_after(1))
         self._bodies += 1
         try:
-            return await read_body(
-                request.receive, request.headers, self._settings.max_bytes, self._settings.body_seconds
-            )
+            seconds = None if request.whole else self._settings.body_seconds
+            return await read_body(request.receive, request.headers, self._settings.max_bytes, seconds)
         finally:
             self._bodies -= 1
 

@@ -70,7 +70,7 @@ class Guard:
 
     async def _http(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         began, waited = time.perf_counter(), bool(scope.pop(_WAITED, False))
-        request = Request(secrets.token_hex(8), _headers(scope["headers"]), receive)
+        request = Request(secrets.token_hex(8), _headers(scope["headers"]), receive, whole=waited)
         code, details = "OK", ()  # type: str, tuple[Detail, ...]
         self._metrics.in_flight.inc()
         try:

@@ -26,6 +26,7 @@ class Metrics:
 
     def __init__(self) -> None:
         own = CollectorRegistry()
+        self._known: dict[tuple[str, int, str], tuple[Counter, Histogram]] = {}
         self._requests = Counter("henaw_requests", "Answered requests", ["route", "status", "code"], registry=own)
         self._seconds = Histogram(
             "henaw_request_seconds", "From the headers to the answer", ["route"], buckets=_SECONDS, registry=own
@@ -79,10 +80,19 @@ class Metrics:
 
     def answered(self, route: str, status: int, code: str, seconds: float, details: Iterable[Detail] = ()) -> None:
         """Count an answer; ``code`` is ``OK`` or that of the refusal."""
-        self._requests.labels(route, str(status), code).inc()
-        self._seconds.labels(route).observe(seconds)
+        counter, histogram = self._of_answers(route, status, code)
+        counter.inc()
+        histogram.observe(seconds)
         for rule, times in Tally(detail.rule for detail in details).items():
             self._rules.labels(rule).inc(times)
+
+    def _of_answers(self, route: str, status: int, code: str) -> tuple[Counter, Histogram]:
+        """Looked up once: looking up takes longer than counting."""
+        key = (route, status, code)
+        if (known := self._known.get(key)) is None:
+            known = self._requests.labels(route, str(status), code), self._seconds.labels(route)
+            self._known[key] = known
+        return known
 
     def scored(self, status: list[str], flags: list[str]) -> None:
         """Count answered rows."""

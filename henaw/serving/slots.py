@@ -31,16 +31,18 @@ class Slots:
         self.threads = ThreadPoolExecutor(number, thread_name_prefix="henaw-slot")
         self._deadline = deadline_seconds
 
-    async def here(self, work: Callable[[], T]) -> T:
+    async def here(self, work: Callable[[], T], *, counted: bool) -> T:
         """Do short ``work`` on the event loop itself, which costs no change of threads.
+
+        ``counted``: what waits is counted already, where it came from.
 
         Raises:
             Refusal: ``OVERLOADED``.
         """
         self._take()
         try:
-            # all that arrived together is counted before the first of it is worked on
-            await asyncio.sleep(0)
+            if not counted:  # all that arrived together is, before the first of it is worked on
+                await asyncio.sleep(0)
             return work()
         finally:
             self.taken -= 1
