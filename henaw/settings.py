@@ -175,7 +175,7 @@ class Training(Section):
     nll_weight: Annotated[Number, Field(ge=0)]
     epochs: Count
     patience: Count
-    batch_size: Count
+    batch_size: Count | Literal["auto"]
     age_groups: AgeGroups
     learning_rate: Positive
     weight_decay: Annotated[Number, Field(ge=0)]
@@ -188,6 +188,15 @@ class Training(Section):
     checkpoints_kept: Annotated[Integer, Field(ge=2)]
     device: Literal["auto", "cpu", "cuda"]
     threads: Annotated[Integer, Field(ge=0)]
+    precision: Literal["auto", "fp32", "bf16"]
+    compiled: Literal["auto", "never", "always"]
+
+    @property
+    def people_in_batch(self) -> int:
+        """``batch_size`` once it is a number."""
+        if self.batch_size == "auto":
+            raise ValueError("batch_size is not settled yet")
+        return self.batch_size
 
 
 class Calibration(Section):

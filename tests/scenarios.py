@@ -184,7 +184,8 @@ def _middle_of_plausible() -> tuple[Array, Array]:
 def tiny_config(overrides: str = "") -> Config:
     """Settings for a network that trains in a second."""
     tiny = "network.members=3 network.hidden=[16] training.epochs=3 training.batch_size=64 training.threads=1"
-    return load_config("smoke", overrides=f"{tiny} {overrides}")
+    exact = "training.precision=fp32 training.compiled=never"
+    return load_config("smoke", overrides=f"{tiny} {exact} {overrides}")
 
 
 class Recorder(Events):

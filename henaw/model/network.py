@@ -21,7 +21,7 @@ class EnsembleNetwork(nn.Module):
     Attributes:
         shape: of the ensemble.
         dropout: fraction of hidden units dropped in training.
-        precision: in which matrix products are computed, with sums and parameters in float32; None = as the parameters.
+        precision: of matrix products in training, with sums and parameters in float32; None = as the parameters.
     """
 
     precision: torch.dtype | None = None
@@ -67,7 +67,7 @@ class _Layers(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, network: EnsembleNetwork, inputs: Tensor, *parameters: Tensor) -> Tensor:
-        dtype = network.precision or parameters[0].dtype
+        dtype = (network.training and network.precision) or parameters[0].dtype
         weights = [weight.to(dtype) for weight in parameters[::2]]
         biases = [bias.to(dtype).unsqueeze(1) for bias in parameters[1::2]]
         activations = [inputs.to(dtype)]

@@ -135,7 +135,9 @@ class LogicalBatch:
             kept = bits[size * noisy : size * (noisy + hiding)].float().view(shape)
             torch.ge(kept, round(self.disturbance.mask_rate * _LEVELS) - _LEVELS // 2, out=kept)
             for feature, markers in self.derived:
-                kept[..., feature] = kept[..., markers].prod(dim=-1)
+                kept[..., feature] = 1.0
+                for marker in markers:
+                    kept[..., feature] *= kept[..., marker]
         return noise, kept
 
 

@@ -2,21 +2,65 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
 from henaw.model.losses import Loss
 from henaw.model.network import EnsembleNetwork
-from henaw.training.batches import Batch
+from henaw.settings import Training
+from henaw.training.batches import Batch, LogicalBatch
+
+logger = logging.getLogger(__name__)
 
 
-def add_gradient(network: EnsembleNetwork, loss: Loss, piece: Batch, people: int) -> Tensor:
-    """Add the gradient of ``piece``'s part of the mean loss of a batch of ``people`` to each parameter's.
+class Gradients:
+    """Adds up gradients of a network's loss; ``settings`` say in which precision, and whether by compiled code."""
 
-    Members share nothing, so the gradient of their sum is each member's own.
+    def __init__(self, network: EnsembleNetwork, loss: Loss, settings: Training) -> None:
+        """Train ``network`` by ``loss``; ``settings`` without ``auto``."""
+        network.precision = torch.bfloat16 if settings.precision == "bf16" else None
+        if network.precision:  # sums of products stay in float32 on a GPU too, also where it splits them
+            torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        self._network, self._loss = network, loss
+        self._compiled: Callable[[Tensor, Tensor], Tensor] | None = None
+        self._compiled_for = settings.people_in_batch
+        if settings.compiled == "always":
+            self._compiled = torch.compile(self._losses, dynamic=False)
 
-    Returns:
-        That part of the mean, of each member (K,).
-    """
-    each = loss(network(piece.inputs), piece.targets)
-    each.backward(each.new_full((), 1 / people).expand_as(each))
-    return each.detach().sum(dim=1).div_(people)
+    def of(self, batch: LogicalBatch, rows: int) -> Tensor:
+        """Mean loss of each member (K,) over ``batch``, its gradient added up from pieces of ``rows`` people."""
+        losses = batch.data.targets.new_zeros(len(batch.rows))
+        for piece in batch.split(rows):
+            losses += self.add(piece, len(batch))
+        return losses
+
+    def add(self, piece: Batch, people: int) -> Tensor:
+        """Add the gradient of ``piece``'s part of the mean loss of a batch of ``people`` to each parameter's.
+
+        Members share nothing, so the gradient of their sum is each member's own. Pieces of another size than a full
+        batch are not worth compiling for; where nothing can be compiled, all goes as if it had not been asked for.
+
+        Returns:
+            That part of the mean, of each member (K,).
+        """
+        if self._compiled is not None and piece.targets.shape[1] == self._compiled_for:
+            from torch._dynamo.exc import TorchDynamoException  # takes seconds, and only who compiles needs it
+
+            try:
+                return self._added(self._compiled, piece, people)
+            except TorchDynamoException as error:
+                logger.warning("training.compiled: not possible here (%s), goes on without", type(error).__name__)
+                self._compiled = None
+        return self._added(self._losses, piece, people)
+
+    def _losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self._loss(self._network(inputs), targets)
+
+    @staticmethod
+    def _added(losses: Callable[[Tensor, Tensor], Tensor], piece: Batch, people: int) -> Tensor:
+        each = losses(piece.inputs, piece.targets)
+        each.backward(each.new_full((), 1 / people).expand_as(each))
+        return each.detach().sum(dim=1).div_(people)

@@ -25,10 +25,11 @@ from henaw.training.clipping import StepFigures, clip_members, step_figures
 from henaw.training.device import keep_freed_memory, own_random_numbers
 from henaw.training.evaluation import evaluate_members
 from henaw.training.failures import Diverged, is_out_of_memory
-from henaw.training.gradients import add_gradient
+from henaw.training.gradients import Gradients
 from henaw.training.history import History, Row
 from henaw.training.interruption import Interruption, signals_deferred
 from henaw.training.microbatch import device_memory, release_memory
+from henaw.training.speed import resolved
 from henaw.training.state import EVALUATION_ROWS, TrainingState
 from henaw.training.telemetry import Events, OutOfMemory
 from henaw.training.trainer import REMEDY, train
@@ -74,6 +75,8 @@ def train_pack(
     if len({one.model_dump_json(exclude=set(OWN_SETTINGS)) for one in settings}) > 1:
         raise ValueError(f"settings of a pack may differ in {', '.join(sorted(OWN_SETTINGS))} alone")
     keep_freed_memory()
+    never = {"compiled": "never"}  # it would be anew whenever an ensemble leaves the pack
+    settings = [resolved(one, len(people), people.targets.device).model_copy(update=never) for one in settings]
     begun = [[parameter.detach().clone() for parameter in network.parameters()] for network in networks]
     pack = _Pack(networks, loss, people, validation, settings, seed, events)
     with own_random_numbers(people.targets.device), signals_deferred() as stop:
@@ -200,7 +203,7 @@ class _Pack:
     ) -> None:
         self.loss, self.people, self.validation, self.seed = loss, people, validation, seed
         self.common, self.members = settings[0], networks[0].shape.members
-        ages, size = people.targets[:, AGE], self.common.batch_size
+        ages, size = people.targets[:, AGE], self.common.people_in_batch
         self.order = ordered(ages, self.members, size, self.common.age_groups, seed)
         self.steps_per_epoch = math.ceil(len(people) / size)
         each = enumerate(zip(networks, settings, events, strict=True))
@@ -223,9 +226,8 @@ class _Pack:
                 if not is_out_of_memory(error):
                     raise
                 finished = False
-                self.out_of_memory = OutOfMemory(
-                    PACK_PHASE, epoch, 0, self.common.batch_size, self.common.batch_size, *device_memory(), 0.0
-                )
+                size = self.common.people_in_batch
+                self.out_of_memory = OutOfMemory(PACK_PHASE, epoch, 0, size, size, *device_memory(), 0.0)
             if self.out_of_memory:
                 logger.warning("a pack of %d does not fit into memory: one after the other now", len(self.training))
                 for one in self.training:
@@ -247,7 +249,7 @@ class _Pack:
     def epoch(self, together: _Together, epoch: int, stop: Interruption) -> bool:
         """An epoch of all, and its validation; whether it was finished."""
         together.train()
-        order, size = self.order(epoch), self.common.batch_size
+        order, size = self.order(epoch), self.common.people_in_batch
         batches = [
             epoch_batches(self.people, order, size, one.disturbance(), self.seed, epoch) for one in self.training
         ]
@@ -272,7 +274,7 @@ class _Pack:
         people = len(drawn[0])
         pieces = [next(batch.split(people)) for batch in drawn]
         inputs, targets = (torch.cat(parts) for parts in zip(*((p.inputs, p.targets) for p in pieces), strict=True))
-        losses = add_gradient(together, self.loss, Batch(inputs, targets), people)
+        losses = Gradients(together, self.loss, self.common).add(Batch(inputs, targets), people)
         limits = losses.new_tensor([one.settings.clip_norm for one in self.training])
         squares = clip_members(parameters, limits.repeat_interleave(self.members))
         figures = torch.cat([losses.unsqueeze(0), squares]).cpu()  # a step's only wait for the device

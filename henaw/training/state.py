@@ -110,7 +110,7 @@ class TrainingState:
             }
         self.best = [parameter.detach().clone() for parameter in self.parameters]
         self.best_loss = self.parameters[0].new_full((network.shape.members,), math.inf, requires_grad=False)
-        self.progress = Progress(micro_batch=settings.batch_size)
+        self.progress = Progress(micro_batch=settings.people_in_batch)
 
     def set_learning_rate(self) -> float:
         """The learning rate of the next step, which the optimizer has after this."""

@@ -22,10 +22,11 @@ from henaw.training.clipping import StepFigures, clip_members, step_figures
 from henaw.training.device import keep_freed_memory, own_random_numbers
 from henaw.training.evaluation import evaluate_members
 from henaw.training.failures import Diverged
-from henaw.training.gradients import add_gradient
+from henaw.training.gradients import Gradients
 from henaw.training.history import History, Row, from_plain
 from henaw.training.interruption import Interruption, signals_deferred
 from henaw.training.microbatch import Halving, Place
+from henaw.training.speed import resolved
 from henaw.training.state import TrainingState, fingerprint
 from henaw.training.telemetry import Events
 from henaw.training.transaction import Transaction
@@ -67,6 +68,7 @@ def train(
         EnvironmentProblem: a checkpoint cannot be written.
     """
     keep_freed_memory()
+    settings = resolved(settings, len(people), people.targets.device)
     run = _Run(network, loss, people, validation, settings, seed, events, checkpoints)
     alone = checkpoints.held() if checkpoints else nullcontext()
     try:
@@ -92,9 +94,10 @@ class _Run:
 
     def __post_init__(self) -> None:
         ages, members = self.people.targets[:, AGE], self.network.shape.members
-        self.order = ordered(ages, members, self.settings.batch_size, self.settings.age_groups, self.seed)
-        self.steps_per_epoch = math.ceil(len(self.people) / self.settings.batch_size)
+        self.order = ordered(ages, members, self.settings.people_in_batch, self.settings.age_groups, self.seed)
+        self.steps_per_epoch = math.ceil(len(self.people) / self.settings.people_in_batch)
         self.state = TrainingState(self.network, self.settings, self.settings.epochs * self.steps_per_epoch)
+        self.gradients = Gradients(self.network, self.loss, self.settings)
         self.transaction = Transaction(self.network, self.state.optimizer)
         self.history = History(self.checkpoints.history_path if self.checkpoints else None)
         described = (self.network, self.settings, self.seed, self.people, self.validation)
@@ -116,7 +119,7 @@ class _Run:
 
     def loop(self, stop: Interruption) -> None:
         """Epoch by epoch until the last, until no member gets better, or until a signal."""
-        progress, size = self.state.progress, self.settings.batch_size
+        progress, size = self.state.progress, self.settings.people_in_batch
         disturbance = Disturbance(self.settings.mask_rate, self.settings.input_noise)
         while not self.over:
             self.network.train()
@@ -156,13 +159,11 @@ class _Run:
 
     def attempt(self, batch: LogicalBatch, rows: int) -> StepFigures:
         """The work of a step with ``rows`` of each member at a time; ``transaction.undo`` undoes it."""
-        progress, members = self.state.progress, self.network.shape.members
+        progress = self.state.progress
         self.state.optimizer.zero_grad(set_to_none=True)
         if self.network.dropout > 0:
             torch.manual_seed(stream(self.seed, "dropout", progress.epoch, progress.batch))
-        losses = self.people.targets.new_zeros(members)
-        for piece in batch.split(rows):
-            losses += add_gradient(self.network, self.loss, piece, len(batch))
+        losses = self.gradients.of(batch, rows)
         limit = self.settings.clip_norm
         squares = clip_members(self.state.parameters, limit)
         figures = step_figures(self.state.names, losses, squares, limit)  # a step's only wait for the device

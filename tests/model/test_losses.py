@@ -13,8 +13,9 @@ from scipy.stats import norm
 
 from henaw.config import load_config
 from henaw.model.bins import BinsHead
-from henaw.model.heads import Head
+from henaw.model.heads import Head, QuantileHead
 from henaw.model.losses import (
+    CRPS_LEVELS,
     Loss,
     beta_nll_loss,
     crps_and_nll_loss,
@@ -65,6 +66,44 @@ def test_crps_is_scoringrules_from_dense_quantiles(head: Head) -> None:
     assert found.shape == (3, 5)
     np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.1)
     assert np.abs(found - expected).mean() < 0.05
+
+
+def plain_crps(head: QuantileHead, outputs: torch.Tensor, age: torch.Tensor) -> torch.Tensor:
+    """Twice the mean pinball loss, as autograd likes it."""
+    levels = (np.arange(CRPS_LEVELS) + 0.5) / CRPS_LEVELS
+    u, basis = torch.tensor(levels), torch.tensor(head.basis(ndtri(levels)))
+    latent = outputs[..., :1] + torch.nn.functional.softplus(outputs[..., 1:]) @ basis
+    if head.link == "logit":
+        quantiles = head.low + (head.high - head.low) * torch.sigmoid(latent)
+    else:
+        quantiles = (age.unsqueeze(-1) if head.center is None else head.center) + head.scale * latent
+    error = age.unsqueeze(-1) - quantiles
+    return 2 * torch.maximum(u * error, (u - 1) * error).mean(dim=-1)
+
+
+@pytest.mark.parametrize("form", QUANTILE_HEADS)
+@pytest.mark.parametrize("own_targets", [False, True])
+def test_crps_and_its_gradient_written_out_are_those_of_autograd(form: str, own_targets: bool) -> None:
+    head = QUANTILE_HEADS[form]
+    age = torch.tensor(AGES + np.arange(3)[:, None] if own_targets else AGES)
+    found = []
+    for loss in (
+        lambda outputs: crps_loss(head, CPU)(outputs, age.unsqueeze(-1)),
+        lambda outputs: plain_crps(head, outputs, age),
+    ):
+        outputs = torch.tensor(outputs_of(head), requires_grad=True)
+        each = loss(outputs)
+        each.backward(torch.arange(1.0, 16.0, dtype=torch.float64).view(3, 5))
+        found.append((each.detach(), outputs.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", QUANTILE_HEADS)
+def test_the_gradient_of_crps_is_that_of_finite_differences(form: str) -> None:
+    """In double precision; no level of these people lies within a step of the truth, where the CRPS has a corner."""
+    loss, outputs = crps_loss(QUANTILE_HEADS[form], CPU), torch.tensor(outputs_of(QUANTILE_HEADS[form]))
+    age = torch.tensor(AGES).unsqueeze(-1)
+    assert torch.autograd.gradcheck(lambda values: loss(values, age), outputs.requires_grad_(), eps=1e-7, atol=1e-4)
 
 
 def test_crps_of_a_gaussian_is_the_closed_form() -> None:
