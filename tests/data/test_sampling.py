@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from henaw.data import sampling
-from henaw.data.sampling import AgeSampler, Place, age_groups
+from henaw.data.sampling import AgeSampler, Place, age_groups, random_bits
 from henaw.errors import BadInput
 
 SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=9)
@@ -112,11 +112,14 @@ def test_random_numbers_are_splitmix64() -> None:
         z = (state + (number + 1) * 0x9E3779B97F4A7C15) % 2**64
         z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
         z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
-        return (z ^ z >> 31) >> 33
+        return z ^ z >> 31
 
     states = [0, 1, 2**63 - 1, -(2**63), -12345]
+    expected = [[reference(state % 2**64, number) for number in range(200)] for state in states]
     found = sampling._random(torch.tensor(states)[:, None], torch.arange(200)[None])
-    assert found.tolist() == [[reference(state % 2**64, number) for number in range(200)] for state in states]
+    assert found.tolist() == [[number >> 33 for number in row] for row in expected]
+    words = [random_bits(state, 200, torch.device("cpu")).tolist() for state in states]
+    assert [[word % 2**64 for word in row] for row in words] == expected
 
 
 def test_both_sorts_agree() -> None:
