@@ -10,13 +10,15 @@ from henaw.config import load_config
 from henaw.console import run_command
 from henaw.serving import processes, protocol, server
 from henaw.serving.lifecycle import Served
+from tests.scenarios import blood_clock
 from tests.serving.guarded import TRYING, served
 
 HEADER_SECONDS = 0.5
 
 
-def loader(_: str) -> Callable[[int | None], Served | None]:
-    return lambda current: served(clock=TRYING) if current is None else None
+def loader(model: str) -> Callable[[int | None], Served | None]:
+    clock = blood_clock(target="mortality") if "mortality" in model else TRYING
+    return lambda current: served(clock=clock) if current is None else None
 
 
 if __name__ == "__main__":
@@ -25,4 +27,4 @@ if __name__ == "__main__":
     protocol.HEADER_SECONDS = HEADER_SECONDS
     host, port, overrides = sys.argv[1:]
     config = load_config("default", "", overrides)
-    sys.exit(run_command(lambda: server.serve(config, "models:/henaw@champion", host, int(port))))
+    sys.exit(run_command(lambda: server.serve(config, f"models:/{config.model_name}@champion", host, int(port))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -167,7 +168,7 @@ def test_its_answer_is_that_of_invocations_with_what_it_is_made_of(tmp_path: Pat
     plain = once(tmp_path, clock=clock, body=body)
     assert found.headers["henaw-model"] == plain.headers["henaw-model"]
     assert found.json["answer"] == plain.json["predictions"][0]
-    arrays = _arrays(body)
+    arrays = arrays_of(dict(zip(body["dataframe_split"]["columns"], body["dataframe_split"]["data"][0], strict=True)))
     numbers = answer_arrays(clock, *arrays, 0.8, quantiles=True).numbers
     assert found.json["quantiles"] == [numbers[name][0] for name in QUANTILE_COLUMNS]
     assert np.mean(found.json["members"]) == pytest.approx(found.json["answer"]["biological_age_years"], abs=1e-9)
@@ -240,8 +241,7 @@ def test_it_is_counted_and_written_down_without_a_value(tmp_path: Path) -> None:
     assert SECRET not in audit.read_text()
 
 
-def _arrays(body: dict[str, Any]) -> tuple[Any, Any, Any]:
-    (row,) = body["dataframe_split"]["data"]
-    cells = dict(zip(body["dataframe_split"]["columns"], row, strict=True))
+def arrays_of(cells: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """A row as ``answer_arrays`` takes it."""
     markers = np.array([[np.nan if cells[name] is None else cells[name] for name in BLOOD9.names]], dtype=float)
     return markers, np.array([float(cells["sex"] == "male")]), np.array([cells["age_years"]], dtype=float)
