@@ -102,12 +102,15 @@ def wheel(tmp_path_factory) -> Path:
     return path
 
 
-def test_wheel_carries_settings_suites_and_type_marker(wheel):
+def test_wheel_carries_settings_suites_page_and_type_marker(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ("mlproject", "expectations"):
         files = [path.relative_to(REPOSITORY) for path in (REPOSITORY / folder).rglob("*.[yj]*")]
         assert files
         assert {f"henaw/_assets/{path}" for path in files} <= names
+    page = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "henaw/serving/page/static").iterdir()}
+    assert "index.html" in {path.name for path in page}
+    assert {str(path) for path in page} <= names
     assert "henaw/py.typed" in names
     assert not {name for name in names if name.startswith(("tests/", "pipelines/", "mlproject/"))}
 
