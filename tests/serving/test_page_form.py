@@ -157,6 +157,7 @@ def test_without_a_key_there_is_no_form_and_with_one_there_is(
         tab.type("#key", f"{key}\n")
         tab.until(lambda: tab.one("#submit").is_displayed())
         tab.fill(row)
+        tab.click("#field-hba1c_mmol_mol-unit option[value='%']")
         (known,) = keys.read_keys(tmp_path)
         keys.revoke_key(tmp_path, known.id)
         other = make_key(tmp_path)
@@ -166,6 +167,8 @@ def test_without_a_key_there_is_no_form_and_with_one_there_is(
         assert tab.one("#field-crp_mg_l").get_attribute("value") == str(row["crp_mg_l"])
         tab.type("#key", f"{other}\n")
         tab.until(lambda: not tab.one("#access").is_displayed())
+        assert tab.one("#field-hba1c_mmol_mol-unit").get_attribute("value") == "%"
+        tab.click("#field-hba1c_mmol_mol-unit option[value='mmol/mol']")
         tab.submit()
         assert tab.answered("Biological")
         kept = tab.driver.execute_script(

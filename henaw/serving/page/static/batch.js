@@ -179,6 +179,9 @@ function takeDrops(place, take) {
   });
 }
 
+/** A column's name that may be broken after an underscore. */
+const breakable = (name) => name.split(/(?<=_)/).map((part) => [part, element("wbr")]);
+
 function columns(model) {
   const described = [
     ...model.markers.map(({ name, title, units, plausible }) => [name, `${title}, ${shownUnit(units[0].unit)}, ${shownRange(plausible, units[0])}`]),
@@ -194,6 +197,6 @@ function columns(model) {
   return element("details", {}, element("summary", {}, "The columns it needs"),
     element("p", {}, "One row a person, in these units, in any order. Other columns may stand beside them. An empty cell was not measured."),
     element("table", {}, element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Column"), element("th", { scope: "col" }, "Unit and plausible range"))),
-      element("tbody", {}, described.map(([name, text]) => element("tr", {}, element("th", { scope: "row" }, element("code", {}, name)), element("td", {}, text))))),
+      element("tbody", {}, described.map(([name, text]) => element("tr", {}, element("th", { scope: "row" }, element("code", {}, breakable(name))), element("td", {}, text))))),
     template);
 }

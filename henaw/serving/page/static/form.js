@@ -27,7 +27,11 @@ export class PersonForm {
     );
     this.waiting = [];
     form.onchange = (event) => this.changed(event.target);
-    form.onreset = () => setTimeout(() => this.markers.concat(this.age, this.sex).forEach((field) => field.cleared()));
+    // the event comes before the fields are emptied
+    form.onreset = () => setTimeout(() => {
+      this.fields().forEach((field) => field.cleared());
+      this.showUsual();
+    });
     this.restore(kept);
     this.showUsual();
   }
