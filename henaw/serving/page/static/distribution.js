@@ -30,6 +30,7 @@ export function distributionPicture(found, width, title) {
   return shape("svg", { class: "distribution", role: "img", width, height: base + AXIS + STRIP, viewBox: `0 0 ${width} ${base + AXIS + STRIP}`, "aria-label": title },
     shape("g", { class: "outside" }, outline("outside")),
     shape("g", { class: "inside" }, outline("inside")),
+    [median, age].map((at) => line(x(at), 36, base, "halo")),
     line(x(median), 18, base, "median"),
     label(x(median), 12, `${years(median)} estimate`, "median-label", width),
     line(x(age), 36, base, "age"),
