@@ -26,7 +26,7 @@ from henaw.registry.aliases import version_with
 from henaw.registry.versions import load_version
 from tests.test_end_to_end import environment, project_copy
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cycle")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("cycle")]
 
 ALWAYS = "training.threads=1 evaluation.draws=200"  # modest, so that the way is a few minutes long
 SMALL = f"{ALWAYS} network.hidden=[64,64] training.epochs=12"
