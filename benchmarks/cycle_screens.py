@@ -37,6 +37,10 @@ for (const button of document.querySelectorAll('button')) {
 for (const label of document.querySelectorAll('label, button, [role=radio]'))
   if (label.innerText && label.innerText.trim() === 'Model training') { label.click(); break; }
 """
+HIDE_PATHS = """
+for (const node of document.querySelectorAll('div, span, p'))
+  if (/^\\s*(Full )?Path:/.test(node.innerText || '') && node.innerText.length < 300) node.style.visibility = 'hidden';
+"""
 EXPAND = """
 for (const button of document.querySelectorAll('[data-testid^="expand"], .ag-cell button, [aria-label*="xpand"]'))
   if (button.querySelector('[class*="plus"], svg')) button.click();
@@ -90,10 +94,9 @@ class Browser:
         """``address`` as it looks after ``scripts``, each after a while."""
         self._do("url", url="about:blank")
         self._do("url", url=address)
-        for script in (TIDY, *scripts):
+        for script in (TIDY, *scripts, HIDE_PATHS):
             time.sleep(wait)
             self.run(script)
-        time.sleep(wait)
         picture = httpx.get(f"{self._session}/screenshot", timeout=120).json()["value"]
         return Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
 
@@ -110,9 +113,10 @@ def screens(project: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
     trial = next(run for run in runs if run.data.tags.get("henaw.trial") == "1")
     tune = next(run for run in runs if run.info.run_id == trial.data.tags["mlflow.parentRunId"])
     version = client.get_model_version_by_alias("henaw", "champion")
-    refused = next(each for each in client.search_model_versions("name='henaw'") if _decision(each) == "refused")
+    judged = [each for each in client.search_model_versions("name='henaw'") if "henaw.decision" in each.tags]
+    shown = min(judged, key=lambda each: each.tags["henaw.decision"] != "refused")
     card = client.get_run(version.run_id)
-    decided = refused.tags["henaw.decision_run"]
+    decided = shown.tags["henaw.decision_run"]
 
     def page(run: Any, rest: str = "") -> str:
         return f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}{rest}"
@@ -126,10 +130,6 @@ def screens(project: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
         "card": (page(card, "/artifacts/model_card.html"), ()),
         "decision": (page(client.get_run(decided), "/artifacts/decision.html"), ()),
     }
-
-
-def _decision(version: Any) -> str:
-    return str(version.tags.get("henaw.decision", ""))
 
 
 def main() -> None:

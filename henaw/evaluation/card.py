@@ -64,8 +64,8 @@ def model_card(name: str, clock: Clock, facts: Mapping[str, str], evaluation: Ma
     parts = [
         f"# {name}",
         _KINDS[clock.target],
-        f"{members} members of {hidden} hidden units, averaged as their Wasserstein-2 barycenter; panel "
-        f"{clock.panel.name} ({clock.panel.title}); trained on ages {low} to {high}.",
+        f"{members} member{'s' * (members > 1)} of {hidden} hidden units, averaged as their Wasserstein-2 barycenter; "
+        f"panel {clock.panel.name} ({clock.panel.title}); trained on ages {low} to {high}.",
         _USE,
         "## Where it comes from",
         _facts(facts),
