@@ -56,7 +56,7 @@ def _history(complete: list[FrozenTrial], objective: str) -> Figure:
     best = np.minimum.accumulate(np.where(met, values, np.inf))
     axes.step(numbers[np.isfinite(best)], best[np.isfinite(best)], where="post", color=style.GRAY, label="best so far")
     axes.set(xlabel="trial", ylabel=objective)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     style.describe(axes, "What the study found", f"{len(complete)} complete trials; smaller is better")
     style.legend(axes, "upper right")
     return figure
