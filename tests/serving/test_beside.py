@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,9 +63,16 @@ def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Standi
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen()
-        arguments = (cast("Versions", versions), listening)
-        threading.Thread(target=mlflow_process._accept, args=arguments, daemon=True).start()
+
+        def accept() -> None:
+            with suppress(OSError):  # the socket is closed at the end
+                mlflow_process._accept(cast("Versions", versions), listening)
+
+        accepting = threading.Thread(target=accept, daemon=True)
+        accepting.start()
         yield versions
+        listening.shutdown(socket.SHUT_RDWR)
+        accepting.join()
 
 
 def test_a_version_is_found_as_it_was_sent(standing: Standing) -> None:
