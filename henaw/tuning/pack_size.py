@@ -29,8 +29,8 @@ def pack_size(config: Config, panel: Panel, people: StudyPeople) -> int:
     """How many trials this worker carries out at once: ``study.pack``, or what is fastest here.
 
     On a CPU that is one: its cores are busy with a single ensemble, and packs without dropout have been .6 to 1.0 times
-    as fast (docs/benchmarks.md). On a GPU a few steps of the settings as they are tell. The memory of a trial cannot be told
-    from that of its pack, so where it is a constraint it is one, too.
+    as fast (docs/benchmarks.md). On a GPU a few steps of the settings as they are tell. The memory of a trial cannot be
+    told from that of its pack, so where it is a constraint it is one, too.
     """
     study = config.study
     if study.memory_mib is not None:
