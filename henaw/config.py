@@ -108,7 +108,7 @@ def load_config(profile: str = "default", data: str = "", overrides: str = "") -
         _merge(values, changes, defaults, str(chosen))
     if data:
         values["source"]["data"] = data
-    for dotted, value in _parse_overrides(overrides):
+    for dotted, value in parse_overrides(overrides):
         if dotted not in known:
             raise BadInput(f"overrides: unknown key {dotted!r}{_nearest(dotted, known)}")
         if dotted in sections:
@@ -219,7 +219,12 @@ def _nearest(name: str, candidates: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
-def _parse_overrides(text: str) -> Iterator[tuple[str, Any]]:
+def parse_overrides(text: str) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of ``overrides`` as ``load_config`` takes them.
+
+    Raises:
+        BadInput: it is no list of ``key=value``.
+    """
     try:
         pairs = shlex.split(text)
     except ValueError as error:

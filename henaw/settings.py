@@ -188,6 +188,8 @@ class Training(Section):
     checkpoints_kept: Annotated[Integer, Field(ge=2)]
     device: Literal["auto", "cpu", "cuda"]
     threads: Annotated[Integer, Field(ge=0)]
+    processes: Count
+    split: Literal["members", "people"]
     precision: Literal["auto", "fp32", "bf16"]
     compiled: Literal["auto", "never", "always"]
 

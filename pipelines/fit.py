@@ -16,9 +16,11 @@ from henaw.evaluation import training_plots
 from henaw.model.clock import Clock
 from henaw.registry import tracking
 from henaw.registry.run_events import TrackingEvents
+from henaw.registry.session import session
 from henaw.training.checkpoints import Checkpoints
 from henaw.training.fit import fit_clock
 from henaw.training.history import read_history
+from henaw.training.state import FREE_SETTINGS
 from henaw.training.telemetry import Events, Listeners
 
 logger = logging.getLogger(__name__)
@@ -74,7 +76,9 @@ def run(config: Config, panel: Panel, table: pd.DataFrame, progress: ProgressLin
         }
     )
     tracking.log_params({f"network.{name}": str(value) for name, value in config.network.model_dump().items()})
-    tracking.log_params({f"training.{name}": value for name, value in config.training.model_dump().items()})
+    settled = FREE_SETTINGS if session().resumed else set()  # may be others now, and a run keeps its parameters
+    training = config.training.model_dump(exclude=settled)
+    tracking.log_params({f"training.{name}": value for name, value in training.items()})
     clock, _ = fit_clock(
         table.iloc[parts.train],
         table.iloc[parts.calibration],

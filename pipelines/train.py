@@ -13,7 +13,7 @@ from pathlib import Path
 import typer
 import yaml
 
-from henaw.config import Config, asset_folder, load_config, validate_config
+from henaw.config import Config, asset_folder, load_config, parse_overrides, validate_config
 from henaw.console import ProgressLine, run_stage
 from henaw.data.cohort import PARTICIPANT
 from henaw.data.panel import load_panel
@@ -26,6 +26,9 @@ from henaw.registry.resuming import settings_to_resume
 from henaw.registry.stores import require_tracking
 from henaw.registry.versions import Version
 from henaw.training.checkpoints import Checkpoints
+from henaw.training.ranks import helping
+from henaw.training.state import FREE_SETTINGS
+from henaw.training.together import assist
 from pipelines import cache, evaluate, fit, register, validate
 
 
@@ -67,19 +70,29 @@ def checkpoint_folder(config: Config, run_id: str) -> Path:
 
 
 def config_to_resume(run_id: str, profile: str, data: str, overrides: str) -> Config:
-    """The settings of run ``run_id``, which goes on with those that it began with; only the data may have moved.
+    """The settings of run ``run_id``, which goes on with those that it began with.
+
+    The data may have moved, and ``overrides`` may change what the result does not depend on (``FREE_SETTINGS``).
 
     Raises:
         BadInput: other settings are asked for, or there is no such run or nothing saved of it.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run_id):
         raise BadInput(f"resume: expected the id of a run, found {run_id!r}")
-    if profile != "default" or overrides:
-        raise BadInput("resume: a run goes on with its own settings; leave profile and overrides away")
+    if profile != "default":
+        raise BadInput("resume: a run goes on with its own settings; leave profile away")
+    changes = dict(parse_overrides(overrides))
+    free = {f"training.{name}" for name in FREE_SETTINGS}
+    if others := sorted(changes.keys() - free):
+        raise BadInput(
+            f"resume: a run goes on with its own settings, {', '.join(others)} too; expected changes of "
+            f"{', '.join(sorted(free))} alone"
+        )
     require_tracking()
     values = yaml.safe_load(settings_to_resume(run_id))
     if data:
         values["source"]["data"] = data
+    values["training"] |= {name.removeprefix("training."): value for name, value in changes.items()}
     config = validate_config(values)
     if not checkpoint_folder(config, run_id).is_dir():
         raise BadInput(f"resume: nothing is saved of run {run_id} in {config.state.folder}; was it trained elsewhere?")
@@ -105,7 +118,13 @@ def closing_words(report: Report, version: Version) -> str:
 
 
 def main(profile: str = "default", data: str = "", overrides: str = "", resume: str = "") -> None:
-    """Train, evaluate and register a clock; ``resume`` names a run that was stopped, to go on with it."""
+    """Train, evaluate and register a clock; ``resume`` names a run that was stopped, to go on with it.
+
+    Of several processes that ``torchrun`` starts, the first does all this, and the others help it to train.
+    """
+    if helping():
+        assist()
+        return
     if resume:
         config = config_to_resume(resume, profile, data, overrides)
     else:

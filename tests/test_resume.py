@@ -82,3 +82,12 @@ def test_a_run_of_another_machine_is_not_resumed_here(workplace: Path, capsys: p
     [run] = [run for run in client.search_runs([experiment.experiment_id]) if run.data.tags["henaw.stage"] == "train"]
     assert call("--resume", run.info.run_id) == 2
     assert "nothing is saved of run" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_keeps_its_settings_but_those_that_the_result_does_not_depend_on(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("--resume", "0123", "--overrides", "training.threads=1 training.epochs=2") == 2
+    assert "training.epochs too; expected changes of training.checkpoint_every" in capsys.readouterr().err
+    assert call("--resume", "0123", "--overrides", "training.processes=1") == 2
+    assert "no such run" in capsys.readouterr().err

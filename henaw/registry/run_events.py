@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 STEP_POINTS = 500  # most points of a curve by step: of a longer run, every second, third … step is written
 MIB = 1 << 20
+_EVENTS = "out_of_memory_events"
 
 
 class TrackingEvents(Events):
@@ -52,7 +53,7 @@ class TrackingEvents(Events):
         self._every = max(1, math.ceil(epochs * steps_per_epoch / STEP_POINTS))
         if self._session.resumed:
             try:
-                self._told = self._session.writer.call(lambda: _last_steps(self._run))
+                self._told, self._out_of_memory = self._session.writer.call(lambda: _told_before(self._run))
             except Away:
                 logger.warning("the tracking store is away: what is done again is written again")
         self._new_epoch()
@@ -83,31 +84,35 @@ class TrackingEvents(Events):
     def on_step_skipped(self, epoch: int, batch: int, in_a_row: int) -> None:
         """Write that a batch, counted over all epochs, was skipped."""
         logger.warning("loss or gradient not finite: batch %d of epoch %d skipped", batch, epoch)
-        self._put({"skipped_steps_in_a_row": float(in_a_row)}, epoch * self._steps_per_epoch + batch)
+        self._once({"skipped_steps_in_a_row": float(in_a_row)}, epoch * self._steps_per_epoch + batch)
 
     def on_out_of_memory(self, event: OutOfMemory) -> None:
         """Write the event as a metric (how many there were) and as a row of the table ``events.json``."""
         level = logging.WARNING if event.to_rows else logging.ERROR
         logger.log(level, "out of memory in %s, epoch %d, step %d", event.phase, event.epoch, event.step)
         self._out_of_memory += 1
-        self._put({"out_of_memory_events": float(self._out_of_memory)}, event.step)
+        self._put({_EVENTS: float(self._out_of_memory)}, event.step)
         row = {"time": dt.datetime.now(dt.UTC).isoformat(timespec="microseconds"), **asdict(event)}
         self._session.put({"event": row | {"seconds": round(event.seconds, 6)}}, self._run)
 
     def _write(self, kind: str, figures: dict[str, float], step: int) -> None:
-        named = {f"{kind}/{name}": value for name, value in figures.items()}
-        self._put({name: value for name, value in named.items() if step > self._told.get(name, -1)}, step)
+        self._once({f"{kind}/{name}": value for name, value in figures.items()}, step)
+
+    def _once(self, metrics: dict[str, float], step: int) -> None:
+        self._put({name: value for name, value in metrics.items() if step > self._told.get(name, -1)}, step)
 
     def _put(self, metrics: dict[str, float], step: int) -> None:
         if metrics:
             self._session.put({"metrics": metrics, "step": step}, self._run)
 
 
-def _last_steps(run: str) -> dict[str, int]:
-    """The last step that each curve of ``run`` has in the store."""
+def _told_before(run: str) -> tuple[dict[str, int], int]:
+    """The last step that each curve of ``run`` has in the store, and how often memory had run out."""
     client = MlflowClient()
-    names = [name for name in client.get_run(run).data.metrics if name.startswith(("step/", "epoch/"))]
-    return {name: max(metric.step for metric in client.get_metric_history(run, name)) for name in names}
+    metrics = client.get_run(run).data.metrics
+    names = [name for name in metrics if name.startswith(("step/", "epoch/", "skipped_steps"))]
+    steps = {name: max(metric.step for metric in client.get_metric_history(run, name)) for name in names}
+    return steps, max((int(it.value) for it in client.get_metric_history(run, _EVENTS)), default=0)
 
 
 def _memory() -> dict[str, float]:

@@ -21,6 +21,7 @@ from henaw.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from henaw.training.history import History
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,10 @@ class Checkpoints:
     def history_path(self) -> Path:
         """Where the run's history is."""
         return self.folder / "history.jsonl"
+
+    def history(self) -> History:
+        """The run's history, in a file beside them."""
+        return History(self.history_path)
 
     @contextmanager
     def held(self) -> Iterator[None]:

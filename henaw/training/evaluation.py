@@ -8,6 +8,7 @@ from torch import Tensor
 from henaw.model.losses import Loss
 from henaw.model.network import EnsembleNetwork
 from henaw.training.batches import TrainingData
+from henaw.training.gradients import losses_of
 
 
 @torch.no_grad()
@@ -18,6 +19,6 @@ def evaluate_members(network: EnsembleNetwork, loss: Loss, data: TrainingData, r
     total = data.targets.new_zeros(members)
     for start in range(0, len(data), rows):
         part = slice(start, start + rows)
-        outputs = network(data.inputs(part).expand(members, -1, -1))
-        total += loss(outputs, data.targets[part]).sum(dim=1)
+        inputs = data.inputs(part).expand(members, -1, -1)
+        total += losses_of(network, loss, inputs, data.targets[part]).sum(dim=1)
     return total / len(data)

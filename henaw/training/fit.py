@@ -35,7 +35,9 @@ from henaw.training.device import choose_device, use_threads
 from henaw.training.era import eras, without_era
 from henaw.training.microbatch import Halving, Place
 from henaw.training.packing import train_pack
+from henaw.training.ranks import several
 from henaw.training.telemetry import Events, Listeners
+from henaw.training.together import train_together
 from henaw.training.trainer import train
 
 logger = logging.getLogger(__name__)
@@ -79,19 +81,15 @@ def fit_clock(
         IntegrityError: the checkpoints are broken, or of other settings or people.
         EnvironmentProblem: no GPU though asked for, memory ran out, or the disk does not take a checkpoint.
     """
-    fitting = _Fitting(people, calibration, panel, config, events)
+    shared_out = several(config.training)
+    fitting = _Fitting(people, calibration, panel, config, events, torch.device("cpu") if shared_out else None)
     network = fitting.network
     logger.info("training %d members on %d people (%s)", fitting.shape.members, len(people), fitting.device)
-    history = train(
-        network,
-        fitting.loss,
-        fitting.trained_on,
-        fitting.validated_on,
-        config.training,
-        config.seed,
-        events,
-        checkpoints,
-    )
+    work = fitting.trained_on, fitting.validated_on, config.training, config.seed, events, checkpoints
+    if shared_out:
+        history = train_together(network, fitting.hazard, *work)
+    else:
+        history = train(network, fitting.loss, *work)
     return fitting.clock(network), history
 
 
@@ -127,7 +125,13 @@ class _Fitting:
     """People and settings as tensors and an ensemble's shape, and the way back from a trained network to a clock."""
 
     def __init__(
-        self, people: pd.DataFrame, calibration: pd.DataFrame, panel: Panel, config: Config, events: Events
+        self,
+        people: pd.DataFrame,
+        calibration: pd.DataFrame,
+        panel: Panel,
+        config: Config,
+        events: Events,
+        device: torch.device | None = None,
     ) -> None:
         if min(len(people), len(calibration)) < SMALLEST_CELL:
             raise BadInput(f"training: expected at least {SMALLEST_CELL} people to train on, and as many to calibrate")
@@ -136,7 +140,7 @@ class _Fitting:
         use_threads(config.training)
         self.panel, self.config = panel, config
         self.people, self.calibration_age = people, people_arrays(calibration, panel)[2]
-        self.device = device = choose_device(config.training)
+        self.device = device = device or choose_device(config.training)
         biomarkers, _, age = people_arrays(people, panel)
         self.scaling = scaling = fit_scaling(raw_features(panel, biomarkers))
         self.hazard = None

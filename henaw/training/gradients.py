@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from henaw.model.losses import Loss
 from henaw.model.network import EnsembleNetwork
@@ -14,6 +15,20 @@ from henaw.settings import Training
 from henaw.training.batches import Batch, LogicalBatch
 
 logger = logging.getLogger(__name__)
+
+LANES = 32  # numbers that a CPU's vector instructions take at once, or a multiple of that
+
+
+def losses_of(network: EnsembleNetwork, loss: Loss, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Losses (K, B) of people with ``inputs`` (K, B, d) and ``targets`` ((K,) B, c).
+
+    Nobodies fill them up to a multiple of ``LANES`` on the way: what is left over at the end of a vector is computed by
+    other instructions, and a member's last digits would depend on who comes after it.
+    """
+    people = inputs.shape[1]
+    missing = -people % LANES
+    filled = (functional.pad(values, (0, 0, 0, missing)) if missing else values for values in (inputs, targets))
+    return loss(network(next(filled)), next(filled))[:, :people]
 
 
 class Gradients:
@@ -57,7 +72,7 @@ class Gradients:
         return self._added(self._losses, piece, people)
 
     def _losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return self._loss(self._network(inputs), targets)
+        return losses_of(self._network, self._loss, inputs, targets)
 
     @staticmethod
     def _added(losses: Callable[[Tensor, Tensor], Tensor], piece: Batch, people: int) -> Tensor:

@@ -19,9 +19,17 @@ from henaw.training.checkpoint import Contents
 from henaw.training.clipping import StepFigures
 from henaw.training.history import PlainRow, Row, plain
 from henaw.training.schedule import one_cycle
+from henaw.training.share import ALONE, Share
 
 EVALUATION_ROWS = 4096  # bounds the memory of a validation pass
-FREE_SETTINGS = {"device", "threads", "checkpoint_every", "checkpoints_kept"}  # may differ in a run that goes on
+FREE_SETTINGS = {
+    "device",
+    "threads",
+    "processes",
+    "split",
+    "checkpoint_every",
+    "checkpoints_kept",
+}  # may differ in a run that goes on
 
 
 @dataclass
@@ -95,8 +103,9 @@ class Progress:
 class TrainingState:
     """The network, its optimizer, the best epoch of each member, and how far training is."""
 
-    def __init__(self, network: EnsembleNetwork, settings: Training, steps: int) -> None:
-        """The state before the first of ``steps`` steps."""
+    def __init__(self, network: EnsembleNetwork, settings: Training, steps: int, share: Share = ALONE) -> None:
+        """The state before the first of ``steps`` steps; ``network`` has the members that are this process's share."""
+        self._own, self._epochs, self._patience = share.own, settings.epochs, settings.patience
         self._peak, self._steps = settings.learning_rate, max(2, steps)
         self.names, self.parameters = (list(part) for part in zip(*network.named_parameters(), strict=True))
         self.optimizer = torch.optim.AdamW(
@@ -108,9 +117,15 @@ class TrainingState:
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
+        members = share.members(network.shape.members)
         self.best = [parameter.detach().clone() for parameter in self.parameters]
-        self.best_loss = self.parameters[0].new_full((network.shape.members,), math.inf, requires_grad=False)
+        self.best_loss = self.parameters[0].new_full((members,), math.inf, requires_grad=False)
         self.progress = Progress(micro_batch=settings.people_in_batch)
+
+    @property
+    def over(self) -> bool:
+        """Whether no epoch is left, or no member has got better for so long."""
+        return self.progress.epoch >= self._epochs or self.progress.stale_epochs >= self._patience
 
     def set_learning_rate(self) -> float:
         """The learning rate of the next step, which the optimizer has after this."""
@@ -122,10 +137,14 @@ class TrainingState:
 
     @torch.no_grad()
     def keep_best(self, loss: Tensor) -> None:
-        """Keep the parameters of the members whose validation ``loss`` (K,) is their lowest so far."""
+        """Keep the parameters of the members whose validation ``loss`` (K,) is their lowest so far.
+
+        The losses are of the whole ensemble, so that every process knows whether anybody got better.
+        """
         better = loss < self.best_loss
         self.progress.stale_epochs = 0 if bool(better.any()) else self.progress.stale_epochs + 1
         self.best_loss = torch.where(better, loss, self.best_loss)
+        better = better[self._own]
         for kept, parameter in zip(self.best, self.parameters, strict=True):
             kept[better] = parameter[better]
 

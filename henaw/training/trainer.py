@@ -13,12 +13,12 @@ from functools import partial
 
 import torch
 
-from henaw.model.losses import AGE, Loss
+from henaw.model.losses import Loss
 from henaw.model.network import EnsembleNetwork
 from henaw.settings import Training
 from henaw.training.batches import Disturbance, LogicalBatch, TrainingData, epoch_batches, ordered, stream
 from henaw.training.checkpoints import Checkpoints
-from henaw.training.clipping import StepFigures, clip_members, step_figures
+from henaw.training.clipping import StepFigures, step_figures
 from henaw.training.device import keep_freed_memory, own_random_numbers
 from henaw.training.evaluation import evaluate_members
 from henaw.training.failures import Diverged
@@ -26,6 +26,7 @@ from henaw.training.gradients import Gradients
 from henaw.training.history import History, Row, from_plain
 from henaw.training.interruption import Interruption, signals_deferred
 from henaw.training.microbatch import Halving, Place
+from henaw.training.share import ALONE, Share
 from henaw.training.speed import resolved
 from henaw.training.state import TrainingState, fingerprint
 from henaw.training.telemetry import Events
@@ -43,6 +44,7 @@ def train(
     seed: int,
     events: Events,
     checkpoints: Checkpoints | None = None,
+    share: Share = ALONE,
 ) -> list[Row]:
     """Fit ``network`` in place and leave every member at its best epoch.
 
@@ -55,6 +57,7 @@ def train(
         seed: of batch order, masks and dropout.
         events: listener.
         checkpoints: where the run is saved, and goes on from if it was before; None = it is not.
+        share: what this process does of it.
 
     Returns:
         The history, a row an epoch, of which the last ``history.IN_MEMORY``: ``epoch``, ``train_loss``,
@@ -69,12 +72,12 @@ def train(
     """
     keep_freed_memory()
     settings = resolved(settings, len(people), people.targets.device)
-    run = _Run(network, loss, people, validation, settings, seed, events, checkpoints)
+    run = _Run(network, loss, people, validation, settings, seed, events, checkpoints, share)
     alone = checkpoints.held() if checkpoints else nullcontext()
     try:
         with alone, own_random_numbers(people.targets.device), signals_deferred() as stop:
             run.begin()
-            run.loop(stop)
+            run.loop(share.agreed(stop))
     finally:
         events.on_train_end()
     run.state.restore_best()
@@ -91,15 +94,16 @@ class _Run:
     seed: int
     events: Events
     checkpoints: Checkpoints | None
+    share: Share
 
     def __post_init__(self) -> None:
-        ages, members = self.people.targets[:, AGE], self.network.shape.members
+        ages, members = self.share.ages(self.people), self.share.members(self.network.shape.members)
         self.order = ordered(ages, members, self.settings.people_in_batch, self.settings.age_groups, self.seed)
-        self.steps_per_epoch = math.ceil(len(self.people) / self.settings.people_in_batch)
-        self.state = TrainingState(self.network, self.settings, self.settings.epochs * self.steps_per_epoch)
+        self.steps_per_epoch = math.ceil(len(ages) / self.settings.people_in_batch)
+        self.state = TrainingState(self.network, self.settings, self.settings.epochs * self.steps_per_epoch, self.share)
         self.gradients = Gradients(self.network, self.loss, self.settings)
         self.transaction = Transaction(self.network, self.state.optimizer)
-        self.history = History(self.checkpoints.history_path if self.checkpoints else None)
+        self.history = self.checkpoints.history() if self.checkpoints else History(None)
         described = (self.network, self.settings, self.seed, self.people, self.validation)
         self.fingerprint = fingerprint(*described) if self.checkpoints else {}
 
@@ -121,10 +125,11 @@ class _Run:
         """Epoch by epoch until the last, until no member gets better, or until a signal."""
         progress, size = self.state.progress, self.settings.people_in_batch
         disturbance = Disturbance(self.settings.mask_rate, self.settings.input_noise)
-        while not self.over:
+        while not self.state.over:
             self.network.train()
             epoch, order = progress.epoch, self.order(progress.epoch)
-            for batch in epoch_batches(self.people, order, size, disturbance, self.seed, epoch, progress.batch):
+            drawn = epoch_batches(self.people, order, size, disturbance, self.seed, epoch, progress.batch)
+            for batch in self.share.batches(drawn):
                 self.step(batch)
                 if stop:
                     break
@@ -134,12 +139,6 @@ class _Run:
                 self.save()
                 self.events.on_stopped(progress.epoch, progress.batch)
                 break
-
-    @property
-    def over(self) -> bool:
-        """Whether no epoch is left, or no member has got better for so long."""
-        progress = self.state.progress
-        return progress.epoch >= self.settings.epochs or progress.stale_epochs >= self.settings.patience
 
     def step(self, batch: LogicalBatch) -> None:
         """One transaction: a batch in pieces that fit into memory, clipped once, and one step of the optimizer."""
@@ -165,8 +164,8 @@ class _Run:
             torch.manual_seed(stream(self.seed, "dropout", progress.epoch, progress.batch))
         losses = self.gradients.of(batch, rows)
         limit = self.settings.clip_norm
-        squares = clip_members(self.state.parameters, limit)
-        figures = step_figures(self.state.names, losses, squares, limit)  # a step's only wait for the device
+        found = self.share.clipped(losses, self.state.parameters, limit)
+        figures = step_figures(self.state.names, *found, limit)  # a step's only wait for the device
         self.events.on_grad_computed(progress.step, figures.metrics | figures.by_layer)
         if figures.finite:
             self.transaction.step()
@@ -177,13 +176,14 @@ class _Run:
         progress = self.state.progress
         epoch, place = progress.epoch, Place("validation", progress.epoch, progress.step)
         work = partial(evaluate_members, self.network, self.loss, self.validation)
-        validation_loss = self.evaluation.do(len(self.validation), work, lambda: None, place)
+        found = self.evaluation.do(len(self.validation), work, lambda: None, place)
+        validation_loss = self.share.validated(found, len(self.validation))
         progress.evaluation_rows = self.evaluation.rows
         if not bool(torch.isfinite(validation_loss).all()):
             raise Diverged(f"the validation loss is not finite in epoch {epoch}, {REMEDY}")
         self.state.keep_best(validation_loss)
         row = progress.end_epoch(float(validation_loss.mean()))
-        if self.over or progress.epoch % self.settings.checkpoint_every == 0:
+        if self.state.over or progress.epoch % self.settings.checkpoint_every == 0:
             self.save()
         self.tell(epoch, row)
 

@@ -1,0 +1,58 @@
+"""What one process does of a training: all of it, unless it is one of several (``together``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from torch import Tensor
+
+from henaw.model.losses import AGE
+from henaw.training.batches import LogicalBatch, TrainingData
+from henaw.training.clipping import clip_members
+from henaw.training.interruption import Interruption
+
+
+class Share:
+    """All of it. Several processes override what they have to settle with each other.
+
+    Attributes:
+        own: which of the ensemble's members are this process's.
+    """
+
+    own: slice = slice(None)
+
+    def members(self, here: int) -> int:
+        """Members of the whole ensemble, of which ``here`` are this process's."""
+        return here
+
+    def ages(self, people: TrainingData) -> Tensor:
+        """Ages of all who are trained on, (n,); ``people`` are this process's."""
+        return people.targets[:, AGE]
+
+    def batches(self, batches: Iterator[LogicalBatch]) -> Iterable[LogicalBatch]:
+        """What this process does of each batch."""
+        return batches
+
+    def clipped(self, losses: Tensor, parameters: Sequence[Tensor], limit: float) -> tuple[Tensor, Tensor]:
+        """Losses (K,) and squared gradient norms (parameters, K) of all; the gradients here are clipped after it."""
+        losses = self.summed(losses, parameters)
+        return self.of_everyone(losses, clip_members(parameters, limit))
+
+    def summed(self, losses: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+        """Losses (K,) of a batch from those of this process's people; so for the gradients of ``parameters``."""
+        return losses
+
+    def of_everyone(self, losses: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses (K,) and squared norms (parameters, K) of all members from those of this process's."""
+        return losses, squares
+
+    def validated(self, losses: Tensor, people: int) -> Tensor:
+        """Validation losses of all members on all people, (K,), from this process's members on its ``people``."""
+        return losses
+
+    def agreed(self, stop: Interruption) -> Interruption:
+        """Whether training is to stop, in the same place in every process; ``stop`` is this one's signal."""
+        return stop
+
+
+ALONE = Share()
