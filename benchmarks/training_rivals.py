@@ -1,0 +1,183 @@
+"""What people would train instead of HENAW's ensemble with PyTorch: a loop over networks, and TabM.
+
+They are written as their users would write them, without what HENAW does besides (transactions, figures of each step,
+events), and given what makes them fast: inputs ready in one tensor, fused AdamW, gradients set to None.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from henaw.model.losses import Loss
+from henaw.model.network import EnsembleNetwork
+from henaw.settings import Training
+from henaw.training.batches import TrainingData
+from henaw.training.schedule import one_cycle
+
+LIBRARIES = ("tabm",)
+
+
+def missing_libraries() -> list[str]:
+    """Those of ``LIBRARIES`` that are not installed."""
+    return [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a rival trains with.
+
+    Attributes:
+        batch_size: people in a batch.
+        steps: of the whole training, over which the learning rate has its one cycle.
+        learning_rate: its peak.
+        weight_decay: of AdamW.
+        disturbed: the settings whose masks, noise and clipping it applies; None = nothing of the kind.
+    """
+
+    batch_size: int
+    steps: int
+    learning_rate: float
+    weight_decay: float
+    disturbed: Training | None = None
+
+
+def member_network(network: EnsembleNetwork, member: int) -> nn.Sequential:
+    """Member ``member`` of ``network`` as a network of its own, with the same weights."""
+    layers: list[nn.Module] = []
+    parameters = [each[member].detach() for each in network.parameters()]
+    for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
+        linear = nn.Linear(*weight.shape, device=weight.device)
+        linear.load_state_dict({"weight": weight.T, "bias": bias})
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class MemberLoop:
+    """K independent ``nn.Sequential`` networks, one after the other, each with an optimizer of its own.
+
+    A member goes through its whole epoch before the next one's turn, so that its parameters stay in the cache: step by
+    step in turns, and one optimizer for all, are slower.
+    """
+
+    def __init__(self, network: EnsembleNetwork, loss: Loss, data: TrainingData, chosen: Chosen) -> None:
+        """Start from the weights of ``network``."""
+        self.members = [member_network(network, number) for number in range(network.shape.members)]
+        self.optimizers = [_adamw(member.parameters(), chosen) for member in self.members]
+        self.loss, self.data, self.chosen = loss, data, chosen
+        self.inputs, self.step = data.inputs(slice(None)), 0
+
+    def epoch(self, order: Tensor) -> None:
+        """Train every member for an epoch, people in ``order`` (K, n)."""
+        first, last = self.step, self.step
+        for member, optimizer, rows in zip(self.members, self.optimizers, order, strict=True):
+            parameters = list(member.parameters())
+            for last, batch in enumerate(rows.split(self.chosen.batch_size), first):
+                _set_rate(optimizer, self.chosen, last)
+                inputs = self._disturbed(batch) if self.chosen.disturbed else self.inputs[batch]
+                self.loss(member(inputs), self.data.targets[batch]).mean().backward()
+                if self.chosen.disturbed:
+                    nn.utils.clip_grad_norm_(parameters, self.chosen.disturbed.clip_norm, foreach=True)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        self.step = last + 1
+
+    def _disturbed(self, batch: Tensor) -> Tensor:
+        settings, data = self.chosen.disturbed, self.data
+        assert settings is not None
+        scaled, present = data.scaled[batch], data.present[batch]
+        scaled = scaled + settings.input_noise * torch.randn_like(scaled)
+        hidden = (torch.rand(len(batch), len(data.dependence)) < settings.mask_rate).float()
+        present = present * (hidden @ data.dependence < 0.5)
+        return torch.cat([scaled * present, present, data.always[batch]], dim=1)
+
+    @torch.no_grad()
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """Members' outputs (K, n, outputs) from inputs (n, d)."""
+        return torch.stack([member(inputs) for member in self.members])
+
+
+class TabMEnsemble:
+    """TabM (Gorishniy et al. 2025) of equal width and K: members share a batch, and all weights but scales and biases."""
+
+    def __init__(self, network: EnsembleNetwork, loss: Loss, data: TrainingData, chosen: Chosen) -> None:
+        """Start from TabM's own weights."""
+        from tabm import TabM
+
+        width, *others = network.shape.hidden
+        assert all(other == width for other in others), "TabM has layers of one width"
+        self.model = TabM.make(
+            n_num_features=network.shape.inputs,
+            d_out=network.shape.head.outputs,
+            k=network.shape.members,
+            n_blocks=len(network.shape.hidden),
+            d_block=width,
+            dropout=0.0,
+            arch_type="tabm",
+        )
+        self.optimizer = _adamw(self.model.parameters(), chosen)
+        self.loss, self.targets, self.chosen = loss, data.targets.unsqueeze(1), chosen
+        self.inputs, self.step = data.inputs(slice(None)), 0
+
+    def epoch(self, order: Tensor) -> None:
+        """Train for an epoch, people in ``order`` (n,)."""
+        for batch in order.split(self.chosen.batch_size):
+            _set_rate(self.optimizer, self.chosen, self.step)
+            # outputs (B, K, outputs) against targets (B, 1, c): the loss of every member
+            self.loss(self.model(self.inputs[batch]), self.targets[batch]).mean().backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.step += 1
+
+
+def _adamw(parameters: Iterator[nn.Parameter], chosen: Chosen) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameters, lr=chosen.learning_rate, weight_decay=chosen.weight_decay, fused=True)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, chosen: Chosen, step: int) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = one_cycle(step, chosen.steps, chosen.learning_rate)
+
+
+def bare_products(widths: Sequence[int], members: int, batch_size: int) -> Callable[[], None]:
+    """The batched matrix products that no step of K networks of ``widths`` can do without, into memory taken before.
+
+    Forward x·W; backward xᵀ·g for the weights and g·Wᵀ for what comes before, which the first layer does not need.
+    """
+    work: list[tuple[Tensor, Tensor, Tensor]] = []
+    for layer, (before, after) in enumerate(pairwise(widths)):
+        x, w, g = (torch.randn(members, *each) for each in ((batch_size, before), (before, after), (batch_size, after)))
+        work += [(x, w, torch.empty_like(g)), (x.mT, g, torch.empty_like(w))]
+        if layer:
+            work.append((g, w.mT, torch.empty_like(x)))
+
+    def step() -> None:
+        for left, right, out in work:
+            torch.bmm(left, right, out=out)
+
+    return step
+
+
+def product_operations(widths: Sequence[int], members: int, batch_size: int) -> float:
+    """Floating-point operations of ``bare_products``, a step."""
+    return sum(
+        2.0 * members * batch_size * before * after * (3 if layer else 2)
+        for layer, (before, after) in enumerate(pairwise(widths))
+    )
+
+
+def seconds_of(step: Callable[[], None], repeats: int = 50) -> float:
+    """Median seconds of ``step``."""
+    taken = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
