@@ -15,7 +15,7 @@ from pathlib import Path
 from henaw.evaluation.bootstrap import Bootstrapped, Estimate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-LIBRARIES = ("numpy", "scipy", "torch", "lightgbm", "catboost", "ngboost")
+LIBRARIES = ("numpy", "scipy", "torch", "scikit-learn", "lightgbm", "catboost", "ngboost", "tabm")
 
 
 @dataclass(frozen=True)

@@ -63,13 +63,18 @@ class Fitted:
 def fit(plan: Plan, profile: str, people: StandardSplit, seed: int, overrides: str = "") -> Fitted:
     """Fit the clock of ``profile`` to the training people of a standard split."""
     config = load_config(profile, str(plan.data), f"seed={seed} {plan.overrides} {overrides}")
-    everyone = pd.concat([people.train, people.test], ignore_index=True)
-    parts = split(everyone, config.split, seed)
-    train, calibration = everyone.iloc[parts.train], everyone.iloc[parts.calibration]
+    train, calibration = training_people(people, config, seed)
     with stopwatch() as cost:
         clock, history = fit_clock(train, calibration, people.panel, config, Events())
     logger.info("%s, seed %d: %d epochs, %s", profile, seed, len(history), cost)
     return Fitted(clock, config, train, calibration, cost)
+
+
+def training_people(people: StandardSplit, config: Config, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Those to train on and those to stop and calibrate by, as `mlflow run` would tell them apart."""
+    everyone = pd.concat([people.train, people.test], ignore_index=True)
+    parts = split(everyone, config.split, seed)
+    return everyone.iloc[parts.train], everyone.iloc[parts.calibration]
 
 
 def predict(clock: Clock, table: pd.DataFrame, biomarkers: Array | None = None) -> EnsembleDistribution:

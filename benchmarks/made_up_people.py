@@ -1,4 +1,4 @@
-"""People who do not exist and untrained ensembles, in the form that training takes them: what speed is measured with."""
+"""People who do not exist and untrained ensembles, in the form that training takes: what speed is measured with."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def people(count: int, seed: int, device: torch.device) -> TrainingData:
     return TrainingData(**{name: values.to(device) for name, values in parts.items()})
 
 
-def network(config: Config, device: torch.device, hidden: Sequence[int] | None = None, seed: int = 0) -> EnsembleNetwork:
+def network(
+    config: Config, device: torch.device, hidden: Sequence[int] | None = None, seed: int = 0
+) -> EnsembleNetwork:
     """The untrained ensemble of ``config`` for these people, with other ``hidden`` layers where given."""
     head = QuantileHead(tuple(config.network.knots), "logit", 50.0, 12.0, 19.5, 79.5)
     widths = tuple(config.network.hidden if hidden is None else hidden)

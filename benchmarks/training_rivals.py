@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -23,6 +23,7 @@ from henaw.training.batches import TrainingData
 from henaw.training.schedule import one_cycle
 
 LIBRARIES = ("tabm",)
+MANNERS = BY_ITSELF, ONE_OPTIMIZER, ONE_LOSS = "by itself", "one optimizer", "one loss"
 
 
 def missing_libraries() -> list[str]:
@@ -61,42 +62,63 @@ def member_network(network: EnsembleNetwork, member: int) -> nn.Sequential:
 
 
 class MemberLoop:
-    """K independent ``nn.Sequential`` networks, one after the other, each with an optimizer of its own.
+    """K independent ``nn.Sequential`` networks, one after the other, in one of the ``MANNERS`` in which it is written.
 
-    A member goes through its whole epoch before the next one's turn, so that its parameters stay in the cache: step by
-    step in turns, and one optimizer for all, are slower.
+    ``by itself``: a member goes through its whole epoch, with an optimizer of its own, before the next one's turn.
+    ``one optimizer``: each batch for member after member, each with its own loss, then one step of one optimizer.
+    ``one loss``: as before, but the members' outputs are stacked for one loss, with one backward pass.
     """
 
-    def __init__(self, network: EnsembleNetwork, loss: Loss, data: TrainingData, chosen: Chosen) -> None:
+    def __init__(self, network: EnsembleNetwork, loss: Loss, data: TrainingData, chosen: Chosen, manner: str) -> None:
         """Start from the weights of ``network``."""
         self.members = [member_network(network, number) for number in range(network.shape.members)]
-        self.optimizers = [_adamw(member.parameters(), chosen) for member in self.members]
-        self.loss, self.data, self.chosen = loss, data, chosen
+        self.loss, self.data, self.chosen, self.manner = loss, data, chosen, manner
+        own = [list(member.parameters()) for member in self.members]
+        self.groups = own if manner == BY_ITSELF else [[each for parameters in own for each in parameters]]
+        self.optimizers = [_adamw(group, chosen) for group in self.groups]
         self.inputs, self.step = data.inputs(slice(None)), 0
 
     def epoch(self, order: Tensor) -> None:
         """Train every member for an epoch, people in ``order`` (K, n)."""
-        first, last = self.step, self.step
-        for member, optimizer, rows in zip(self.members, self.optimizers, order, strict=True):
-            parameters = list(member.parameters())
-            for last, batch in enumerate(rows.split(self.chosen.batch_size), first):
-                _set_rate(optimizer, self.chosen, last)
-                inputs = self._disturbed(batch) if self.chosen.disturbed else self.inputs[batch]
-                self.loss(member(inputs), self.data.targets[batch]).mean().backward()
-                if self.chosen.disturbed:
-                    nn.utils.clip_grad_norm_(parameters, self.chosen.disturbed.clip_norm, foreach=True)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-        self.step = last + 1
+        batches = order.split(self.chosen.batch_size, dim=1)
+        if self.manner == BY_ITSELF:
+            for number, (member, optimizer) in enumerate(zip(self.members, self.optimizers, strict=True)):
+                for step, batch in enumerate(batches, self.step):
+                    self._loss(member, batch[number]).backward()
+                    self._update(optimizer, [member], step)
+        else:
+            for step, batch in enumerate(batches, self.step):
+                if self.manner == ONE_OPTIMIZER:
+                    for member, rows in zip(self.members, batch, strict=True):
+                        self._loss(member, rows).backward()
+                else:
+                    pairs = zip(self.members, self._inputs(batch), strict=True)
+                    outputs = torch.stack([member(inputs) for member, inputs in pairs])
+                    self.loss(outputs, self.data.targets[batch]).mean(dim=1).sum().backward()
+                self._update(self.optimizers[0], self.members, step)
+        self.step += len(batches)
 
-    def _disturbed(self, batch: Tensor) -> Tensor:
+    def _loss(self, member: nn.Module, rows: Tensor) -> Tensor:
+        return self.loss(member(self._inputs(rows)), self.data.targets[rows]).mean()
+
+    def _inputs(self, rows: Tensor) -> Tensor:
+        """Inputs of people ``rows`` of any shape, (…, d)."""
         settings, data = self.chosen.disturbed, self.data
-        assert settings is not None
-        scaled, present = data.scaled[batch], data.present[batch]
+        if settings is None:
+            return self.inputs[rows]
+        scaled, present = data.scaled[rows], data.present[rows]
         scaled = scaled + settings.input_noise * torch.randn_like(scaled)
-        hidden = (torch.rand(len(batch), len(data.dependence)) < settings.mask_rate).float()
+        hidden = (torch.rand(*rows.shape, len(data.dependence)) < settings.mask_rate).float()
         present = present * (hidden @ data.dependence < 0.5)
-        return torch.cat([scaled * present, present, data.always[batch]], dim=1)
+        return torch.cat([scaled * present, present, data.always[rows]], dim=-1)
+
+    def _update(self, optimizer: torch.optim.Optimizer, members: Sequence[nn.Module], step: int) -> None:
+        if self.chosen.disturbed is not None:
+            for member in members:
+                nn.utils.clip_grad_norm_(member.parameters(), self.chosen.disturbed.clip_norm, foreach=True)
+        _set_rate(optimizer, self.chosen, step)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def outputs(self, inputs: Tensor) -> Tensor:
@@ -105,7 +127,7 @@ class MemberLoop:
 
 
 class TabMEnsemble:
-    """TabM (Gorishniy et al. 2025) of equal width and K: members share a batch, and all weights but scales and biases."""
+    """TabM (Gorishniy et al. 2025) of equal width and K: members share a batch, and the hidden layers' large weights."""
 
     def __init__(self, network: EnsembleNetwork, loss: Loss, data: TrainingData, chosen: Chosen) -> None:
         """Start from TabM's own weights."""
@@ -137,7 +159,7 @@ class TabMEnsemble:
             self.step += 1
 
 
-def _adamw(parameters: Iterator[nn.Parameter], chosen: Chosen) -> torch.optim.AdamW:
+def _adamw(parameters: Iterable[nn.Parameter], chosen: Chosen) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameters, lr=chosen.learning_rate, weight_decay=chosen.weight_decay, fused=True)
 
 
