@@ -32,7 +32,7 @@ ifdef PIP_FIND_LINKS
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 endif
 
-.PHONY: help setup train test test-all check format bench-setup bench-clocks bench-serving lock clean
+.PHONY: help setup train test test-all check format bench bench-setup bench-clocks bench-serving lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -83,7 +83,11 @@ format: setup ## sort imports, mend what can be mended, format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench-setup: setup ## install what the clocks are compared with (LightGBM, CatBoost, NGBoost)
+bench: setup ## how fast training is beside what people use instead (DATA=; needs bench-setup; some 8 minutes)
+	@data="$${DATA:-../shared/data/nhanes/nhanes_adults.csv.gz}"; [ -f "$$data" ] || [ -n "$$DATA" ] || data=; \
+	$(BIN)/python benchmarks/bench_training.py $${data:+"$$data"}
+
+bench-setup: setup ## install what HENAW is compared with (TabM, LightGBM, CatBoost, NGBoost)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(LOCKS)/bench.lock
 
 bench-clocks: setup ## both clocks against their bars, on NHANES (DATA=; needs bench-setup; some 20 minutes)

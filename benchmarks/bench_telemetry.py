@@ -1,6 +1,6 @@
 """What telemetry costs a training run, and what clipping costs a batch.
 
-    python benchmarks/bench_telemetry.py [--people 20000] [--epochs 40] [--pairs 5] [--threads 1] [--device cpu]
+    python benchmarks/bench_telemetry.py [--people 20000] [--epochs 40] [--pairs 5] [--threads 1] [--docs FILE]
 
 The default network is trained twice a pair: with all that a run logs (curves, system metrics) into a store in SQLite,
 the dearest, as its work is done in this process; and with nothing. The cost is the median of the pairs' ratios, of wall
@@ -18,43 +18,19 @@ from pathlib import Path
 
 import mlflow
 import torch
+from bars import BAR_COLUMNS, Bar, machine, rewrite_section, table
+from made_up_people import network, people
 
 from henaw.config import Config, load_config
-from henaw.model.ensemble import EnsembleShape
-from henaw.model.heads import QuantileHead
 from henaw.model.losses import crps_loss
-from henaw.model.network import EnsembleNetwork
 from henaw.registry import tracking
 from henaw.registry.run_events import TrackingEvents
-from henaw.training.batches import TrainingData
 from henaw.training.clipping import clip_members, step_figures
 from henaw.training.telemetry import Events
 from henaw.training.trainer import train
 
-MARKERS = 9
-
-Seconds = tuple[float, float]  # wall and CPU
-
-
-def people(count: int, seed: int, device: torch.device) -> TrainingData:
-    """People who do not exist, in the form that training takes them."""
-    generator = torch.Generator().manual_seed(seed)
-    scaled = torch.randn(count, MARKERS, generator=generator)
-    parts = {
-        "scaled": scaled,
-        "present": torch.ones(count, MARKERS),
-        "always": torch.zeros(count, 1),
-        "targets": 55 + 6 * scaled[:, :1] + 4 * torch.randn(count, 1, generator=generator),
-        "dependence": torch.eye(MARKERS),
-    }
-    return TrainingData(**{name: values.to(device) for name, values in parts.items()})
-
-
-def network(config: Config, device: torch.device) -> EnsembleNetwork:
-    """The default network."""
-    head = QuantileHead(tuple(config.network.knots), "logit", 55.0, 8.0, 39.5, 70.5)
-    shape = EnsembleShape(config.network.members, 2 * MARKERS + 1, tuple(config.network.hidden), head)
-    return EnsembleNetwork(shape, 0.0, torch.Generator().manual_seed(0)).to(device)
+WALL, CPU = 0, 1
+Seconds = tuple[float, float]  # WALL and CPU
 
 
 def clipping_seconds(config: Config, device: torch.device, repeats: int = 200) -> float:
@@ -79,6 +55,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--docs", type=Path, help="document whose section is rewritten, e.g. docs/benchmarks.md")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
@@ -109,17 +86,30 @@ def main() -> None:
         pair(True)
         found = [pair(number % 2 == 0) for number in range(options.pairs)]
         clipping = clipping_seconds(config, device)
-    print(
-        f"{options.people} people, {options.epochs} epochs, {options.pairs} pairs, {options.threads} threads, {device}"
+    ratios = [[100 * (on[clock] / off[clock] - 1) for on, off in found] for clock in (WALL, CPU)]
+    costs = [statistics.median(each) for each in ratios]
+    bars = [
+        Bar("all telemetry, of wall time", f"{costs[WALL]:+.2f} %", "≤ 3 %", costs[WALL] <= 3),
+        Bar("clipping and the gradients' norms", f"{1e3 * clipping:.3f} ms a batch", "≤ 1 ms", clipping <= 1e-3),
+    ]
+    rows = []
+    for clock, name in ((WALL, "wall"), (CPU, "CPU")):
+        on, off = (statistics.median(run[clock] for run in runs) for runs in zip(*found, strict=True))
+        each = ", ".join(f"{ratio:+.1f}" for ratio in sorted(ratios[clock]))
+        rows.append([name, f"{on:.2f}", f"{off:.2f}", f"{costs[clock]:+.2f} %", each])
+    text = "\n\n".join(
+        [
+            "## What telemetry costs",
+            "`python benchmarks/bench_telemetry.py` writes this section.",
+            table(BAR_COLUMNS[:4], [bar.row[:4] for bar in bars]),
+            table(["time", "s with", "s without", "cost", "pairs, %"], rows),
+            f"{options.people:,} people, the default network, {options.epochs} epochs, a store in SQLite in the same "
+            f"process; {options.pairs} pairs, {options.threads} threads, {device}. {machine()}",
+        ]
     )
-    for place, clock in enumerate(("wall", "CPU")):
-        ratios = [100 * (on[place] / off[place] - 1) for on, off in found]
-        on, off = (statistics.median(run[place] for run in runs) for runs in zip(*found, strict=True))
-        print(
-            f"  {clock:4}  with {on:8.3f} s, without {off:8.3f} s: {statistics.median(ratios):+.2f} % (bar 3 % of wall)"
-        )
-        print(f"        pairs: {', '.join(f'{ratio:+.1f}' for ratio in sorted(ratios))} %")
-    print(f"  clipping {1e3 * clipping:.3f} ms a batch (bar 1 ms)")
+    print(text)
+    if options.docs:
+        rewrite_section(options.docs, "bench-telemetry", text)
 
 
 if __name__ == "__main__":

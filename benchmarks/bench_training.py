@@ -39,9 +39,9 @@ forward and backward, into memory taken before.""",
     "crps": """People: split A's training people, a tenth of them to validate with; nobody looks at the test people.
 CRPS is that of the ensemble's barycenter (levels 0.01 … 0.99), without calibration. The clock stands still while it is
 worked out; our own validation is in our time, the loop has none. Every side goes through every recipe and has its
-fastest. The 16 `MLPRegressor`s: 64-64, rate .003, batches of 200, early stopping, a process on each core; their spread is
-the better of a Gaussian and residual quantiles, both fitted on the very people that they are judged on. NGBoost: settings
-as in `make bench-clocks`, early stopping.""",
+fastest. The 16 `MLPRegressor`s: 64-64, rate .003, batches of 200, early stopping, a process on each core; their spread
+is the better of a Gaussian and residual quantiles, both fitted on the very people that they are judged on. NGBoost:
+settings as in `make bench-clocks`, early stopping.""",
 }
 
 

@@ -1,14 +1,14 @@
 """What it costs that training survives: snapshots of every step, checkpoints, batches in pieces.
 
-    python benchmarks/bench_training_reliability.py [pairs]
+    python benchmarks/bench_training_reliability.py [pairs] [--docs FILE]
 
 The default model (16 members, 128-128, batches of 512) with the default panel's inputs, on one thread. On and off take
 turns from step to step of one run; a cost is the median over pairs of neighboring steps (default 300), in CPU time on a
 CPU, because others share it, and in wall time on a GPU, which is used where there is one.
 """
 
+import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,14 +16,11 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from bars import machine, table
+from bars import machine, rewrite_section, table
+from made_up_people import network, people
 
 from henaw.config import load_config
-from henaw.model.ensemble import EnsembleShape
-from henaw.model.heads import QuantileHead
 from henaw.model.losses import crps_loss
-from henaw.model.network import EnsembleNetwork
-from henaw.training.batches import TrainingData
 from henaw.training.checkpoints import Checkpoints
 from henaw.training.device import choose_device
 from henaw.training.microbatch import Halving
@@ -32,19 +29,7 @@ from henaw.training.telemetry import Events
 from henaw.training.trainer import train
 from henaw.training.transaction import Transaction
 
-FEATURES = 10  # blood9 and the one ratio derived from it
 BAR = 3.0  # most percent of a step that a snapshot may cost
-
-
-def people(count: int, device: torch.device) -> TrainingData:
-    """People of random markers, of which some are missing."""
-    generator = torch.Generator().manual_seed(0)
-    present = (torch.rand(count, FEATURES, generator=generator) > 0.05).float()
-    scaled = torch.randn(count, FEATURES, generator=generator) * present
-    age = 50 + 8 * scaled[:, :1] + 6 * torch.randn(count, 1, generator=generator)
-    dependence = torch.eye(FEATURES)[:-1]
-    parts = (scaled, present, torch.ones(count, 1), age.clamp(20, 79), torch.ones(count), dependence)
-    return TrainingData(*(part.to(device) for part in parts))
 
 
 class Turns(Events):
@@ -79,20 +64,20 @@ class Turns(Events):
 
 def main() -> None:
     """Print the table."""
-    pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 300
+    parser = argparse.ArgumentParser(description="What it costs that training survives.")
+    parser.add_argument("pairs", type=int, nargs="?", default=300, help="pairs of steps")
+    parser.add_argument("--docs", type=Path, help="document whose section is rewritten, e.g. docs/benchmarks.md")
+    options = parser.parse_args()
+    pairs = options.pairs
     config = load_config(overrides="training.epochs=1 training.threads=1")
     settings, device = config.training, choose_device(config.training)
     torch.set_num_threads(1)
-    head = QuantileHead(tuple(config.network.knots), "logit", 50.0, 12.0, 19.5, 79.5)
-    shape = EnsembleShape(config.network.members, 2 * FEATURES + 1, tuple(config.network.hidden), head)
-    everybody, validation = people((2 * pairs + 8) * settings.batch_size, device), people(16, device)
-
-    def network() -> EnsembleNetwork:
-        return EnsembleNetwork(shape, 0.0, torch.Generator().manual_seed(0)).to(device)
+    everybody, validation = people((2 * pairs + 8) * settings.batch_size, 0, device), people(16, 1, device)
+    loss = crps_loss(network(config, device).shape.head, device)
 
     def measured(switch: Callable[[bool], None]) -> list[tuple[float, float]]:
         turns = Turns(device, switch)
-        train(network(), crps_loss(head, device), everybody, validation, settings, 0, turns)
+        train(network(config, device), loss, everybody, validation, settings, 0, turns)
         return turns.pairs()
 
     def row(name: str, found: list[tuple[float, float]], judged: bool) -> list[str]:
@@ -127,8 +112,8 @@ def main() -> None:
 
         with patch("henaw.training.trainer.Halving", Kept):
             rows.append(row(f"{pieces} pieces", measured(switch), judged=False))
-    state = TrainingState(network(), settings, 100)
-    described = fingerprint(network(), settings, 0, everybody, validation)
+    state = TrainingState(network(config, device), settings, 100)
+    described = fingerprint(network(config, device), settings, 0, everybody, validation)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints, saving, loading = Checkpoints(Path(folder), settings), [], []
         for epoch in range(20):
@@ -142,9 +127,16 @@ def main() -> None:
     for name, seconds in (("saving a checkpoint", saving), ("loading one", loading)):
         median = statistics.median(seconds)
         rows.append([name, f"{1e3 * median:.0f} ms, {size / 1e6:.1f} MB", "once an epoch", ""])
-    print(machine())
-    print(f"Device {device.type}, batches of {settings.batch_size}, {pairs} pairs of steps.\n")
-    print(table(("what", "found", "cost", f"bar {BAR:.0f} %"), rows))
+    parts = (
+        "## What it costs that training survives",
+        "`python benchmarks/bench_training_reliability.py` writes this section.",
+        table(("what", "found", "cost", f"bar {BAR:.0f} %"), rows),
+        f"The default network on device {device.type}, one thread, batches of {settings.batch_size}, {pairs} pairs of "
+        f"neighboring steps. {machine()}",
+    )
+    print("\n\n".join(parts))
+    if options.docs:
+        rewrite_section(options.docs, "bench-reliability", "\n\n".join(parts))
 
 
 if __name__ == "__main__":

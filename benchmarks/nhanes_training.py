@@ -1,4 +1,4 @@
-"""Split A's training people as tensors, and the CRPS by which trainings on them are compared, without the test people."""
+"""Split A's training people as tensors, and the CRPS by which trainings are compared, without the test people."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class MemberLoop:
 
 
 class TabMEnsemble:
-    """TabM (Gorishniy et al. 2025) of equal width and K: members share a batch, and the hidden layers' large weights."""
+    """TabM (Gorishniy et al. 2025) of equal width and K: members share a batch, and hidden layers' large weights."""
 
     def __init__(self, network: EnsembleNetwork, loss: Loss, data: TrainingData, chosen: Chosen) -> None:
         """Start from TabM's own weights."""
