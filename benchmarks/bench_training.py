@@ -33,7 +33,8 @@ them too. "By itself": a member goes through its epoch with an optimizer of its 
 against; "one optimizer": a batch for each member, each with its own loss, then one step for all; "one loss": networks
 one after the other, outputs stacked for one loss and one backward pass, which batches all but the networks themselves.
 TabM (`arch_type="tabm"`) shares a batch, and most weights, among members; `torch.compile` made it slower here. Each
-rival has as many threads as are best for it. The matrix rate is that of the bare batched products of the same shapes,
+rival has as many threads as are best for it, and the CRPS as PyTorch differentiates it; "with HENAW's loss function" it
+has the derivative that is written out for HENAW. The matrix rate is that of the bare batched products of the same shapes,
 forward and backward, into memory taken before.""",
     "growth": "The same network; each large epoch against the median of three small ones beside it.",
     "crps": """People: split A's training people, a tenth of them to validate with; nobody looks at the test people.

@@ -8,10 +8,9 @@ from contextlib import ExitStack
 
 import torch
 from made_up_people import network, people
-from training_rivals import ONE_LOSS, Chosen, MemberLoop
+from training_rivals import ONE_LOSS, Chosen, MemberLoop, plain_crps
 
 from henaw.config import load_config
-from henaw.model.losses import crps_loss
 
 _loop: MemberLoop | None = None  # of the process
 _order: torch.Tensor | None = None
@@ -46,7 +45,7 @@ def _set_up(count: int, hidden: tuple[int, ...], chosen: Chosen, order: object) 
     _order = torch.from_numpy(order)
     config = load_config(overrides=f"network.members={len(_order)}")
     made, cpu = network(config, torch.device("cpu"), hidden), torch.device("cpu")
-    _loop = MemberLoop(made, crps_loss(made.shape.head, cpu), people(count, 0, cpu), chosen, ONE_LOSS)
+    _loop = MemberLoop(made, plain_crps(made.shape.head, cpu), people(count, 0, cpu), chosen, ONE_LOSS)
 
 
 def _train_epoch() -> None:

@@ -11,8 +11,8 @@ import torch
 from bars import Bar, Section, stopwatch, table
 from boosted import ngboost_gaussian
 from mlp_regressors import fit_regressors
-from nhanes_training import Course, Task, split_a
-from training_rivals import BY_ITSELF, ONE_LOSS, Chosen, MemberLoop
+from nhanes_training import CPU, Course, Task, split_a
+from training_rivals import BY_ITSELF, ONE_LOSS, Chosen, MemberLoop, plain_crps
 
 from henaw.config import load_config
 from henaw.training.batches import ordered
@@ -85,7 +85,7 @@ def loop_training(task: Task, recipe: Recipe, manner: str, target: float = TARGE
     network, inputs = task.network(config, HIDDEN), task.validation.inputs(slice(None))
     steps = recipe.epochs * -(-len(task.people) // recipe.batch_size)
     chosen = Chosen(recipe.batch_size, steps, recipe.learning_rate, config.training.weight_decay)
-    loop = MemberLoop(network, task.loss, task.people, chosen, manner)
+    loop = MemberLoop(network, plain_crps(task.head, CPU), task.people, chosen, manner)
     orders = ordered(task.people.targets[:, 0], network.shape.members, recipe.batch_size, "proportional", 0)
     drawn = [orders(epoch) for epoch in range(recipe.epochs)]
     course = Course(lambda: task.crps(loop.outputs(inputs)))

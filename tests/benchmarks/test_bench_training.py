@@ -96,6 +96,19 @@ def test_the_loop_that_does_the_same_work_hides_and_clips(ensemble, manner):
     assert (loop.outputs(data.inputs(slice(None))) - before).abs().max() < 0.02
 
 
+def test_the_loss_of_the_others_is_ours(ensemble):
+    from training_rivals import plain_crps
+
+    network, loss, data, _ = ensemble
+    losses = []
+    for each in (loss, plain_crps(network.shape.head, CPU)):
+        network.zero_grad()
+        found = each(network(data.inputs(slice(None)).expand(3, -1, -1)), data.targets.expand(3, -1, -1))
+        found.mean(dim=1).sum().backward()
+        losses.append((found.detach(), [parameter.grad.clone() for parameter in network.parameters()]))
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
+
+
 def test_products_of_a_step_are_counted(scripts):
     from training_rivals import product_operations
 
@@ -109,9 +122,9 @@ def test_tabm_has_the_loss_of_every_member(ensemble):
 
     network, loss, data, _ = ensemble
     tabm = TabMEnsemble(network, loss, data, chosen())
-    outputs = tabm.model(tabm.inputs)
-    one_by_one = [loss(outputs[:, member], data.targets) for member in range(3)]
-    torch.testing.assert_close(loss(outputs, tabm.targets), torch.stack(one_by_one, dim=1))
+    outputs = tabm.model(tabm.inputs).transpose(0, 1)
+    one_by_one = [loss(outputs[member], data.targets) for member in range(3)]
+    torch.testing.assert_close(loss(outputs, data.targets.expand(3, -1, -1)), torch.stack(one_by_one))
     tabm.epoch(torch.arange(PEOPLE))
     assert tabm.step == 3
 
