@@ -34,7 +34,7 @@ against; "one optimizer": a batch for each member, each with its own loss, then 
 one after the other, outputs stacked for one loss and one backward pass, which batches all but the networks themselves.
 TabM (`arch_type="tabm"`) shares a batch, and most weights, among members; `torch.compile` made it slower here. Each
 rival has as many threads as are best for it, and the CRPS as PyTorch differentiates it; "with HENAW's loss function" it
-has the derivative that is written out for HENAW. The matrix rate is that of the bare batched products of the same shapes,
+has the derivative that is written out for HENAW. The matrix rate is that of the bare batched products of these shapes,
 forward and backward, into memory taken before.""",
     "growth": "The same network; each large epoch against the median of three small ones beside it.",
     "crps": """People: split A's training people, a tenth of them to validate with; nobody looks at the test people.

@@ -11,7 +11,8 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -62,6 +63,20 @@ class Turns(Events):
         return [(one, other) if number % 2 == 0 else (other, one) for number, (one, other) in enumerate(couples)]
 
 
+@contextmanager
+def snapshots_switched() -> Iterator[Callable[[bool], None]]:
+    """A switch that has steps taken with the snapshot (on) and without."""
+    protected = Transaction.step
+
+    def unprotected(transaction: Transaction) -> None:
+        transaction._optimizer.step()
+
+    try:
+        yield lambda on: setattr(Transaction, "step", protected if on else unprotected)
+    finally:
+        Transaction.step = protected  # type: ignore[method-assign]
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="What it costs that training survives.")
@@ -86,19 +101,8 @@ def main() -> None:
         verdict = ("met" if cost <= BAR else "**missed**") if judged else ""
         return [name, f"{one:.2f} ms with, {other:.2f} ms without", f"{cost:+.1f} % of a step", verdict]
 
-    protected, rows = Transaction.step, []
-
-    def unprotected(transaction: Transaction) -> None:
-        transaction._optimizer.step()
-
-    rows.append(
-        row(
-            "snapshot",
-            measured(lambda on: setattr(Transaction, "step", protected if on else unprotected)),
-            judged=True,
-        )
-    )
-    Transaction.step = protected  # type: ignore[method-assign]
+    with snapshots_switched() as switched:
+        rows = [row("snapshot", measured(switched), judged=True)]
     for pieces in (2, 8):
         made: list[Halving] = []
 

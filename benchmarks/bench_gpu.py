@@ -1,0 +1,90 @@
+"""Training on a GPU, for anybody who has one: `python benchmarks/bench_gpu.py [--docs docs/benchmarks.md]`.
+
+Measures, with 502,000 made-up people and the default network (16 members, 128-128): an epoch by batch size, precision
+and compilation, and how near the best is to what the device can do; 100 epochs with telemetry and checkpoints; the
+snapshot of a step; a real out-of-memory; trials of a study as a pack and one after the other. Prints Markdown, and
+with --docs puts it into that document. Takes some 10 minutes on an H200. Without a GPU everything runs at a reduced
+size on the CPU, says so, and judges nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from bars import BAR_COLUMNS, Bar, machine, rewrite_section, stopwatch, table
+from gpu_measurements import FULL, REDUCED, Epoch, Limits, epochs, limits, out_of_memory, packs, snapshot, whole_run
+from made_up_people import people
+
+BAR_SECONDS = 0.15
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description="Training on a GPU; on the CPU at a reduced size.")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--docs", type=Path, help="document whose section is rewritten, e.g. docs/benchmarks.md")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("PyTorch finds no GPU here; expected one for --device cuda (auto runs a reduced size on the CPU)")
+        return 3
+    on_gpu = torch.cuda.is_available() and options.device != "cpu"
+    text = _measured(torch.device("cuda" if on_gpu else "cpu"))
+    print(text)
+    if options.docs:
+        rewrite_section(options.docs, "bench-gpu", text)
+    return 0
+
+
+def _measured(device: torch.device) -> str:
+    scale = FULL if device.type == "cuda" else REDUCED
+    with stopwatch() as watch:
+        data = people(scale.people, 0, device)
+        found = epochs(scale, device, data)
+        best = min(found, key=lambda each: each.seconds)
+        limit = limits(device, best.batch_size, scale.people)
+        bars = [_epoch_bar(best, scale.people)]
+        bars += [whole_run(scale, device, data, best.batch_size)]
+        bars += [snapshot(scale, device, size) for size in dict.fromkeys((512, best.batch_size))]
+        bars.append(out_of_memory(device))
+        packed = packs(scale, device)
+    rows = [bar.row[:4] if device.type == "cuda" else [*bar.row[:3], "not judged"] for bar in bars]
+    return "\n\n".join(
+        [
+            "## Training on a GPU" if device.type == "cuda" else "## Training on a GPU: a trial run without one",
+            "`python benchmarks/bench_gpu.py` writes this section.",
+            table(BAR_COLUMNS[:4], rows),
+            _limit_text(best, limit),
+            table(
+                ["batch", "precision", "compiled", "s an epoch"],
+                [[f"{each.batch_size:,}", each.precision, each.compiled, f"{each.seconds:.3f}"] for each in found],
+            ),
+            table(["hidden layers", "trials", "an hour, one by one", "an hour, as a pack", "faster"], packed),
+            f"On {_name(device)}, {scale.people:,} people, in {watch.wall:.0f} s. {machine()}",
+        ]
+    )
+
+
+def _epoch_bar(best: Epoch, count: int) -> Bar:
+    how = f"batch {best.batch_size:,}, {best.precision}, compiled: {best.compiled}"
+    figure = f"{best.seconds:.3f} s ({how})"
+    return Bar(f"one epoch, {count:,} people, K = 16", figure, "≤ 0.15 s for 502,000", best.seconds <= BAR_SECONDS)
+
+
+def _limit_text(best: Epoch, limit: Limits) -> str:
+    bound, name = max((limit.products, "products"), (limit.memory, "memory"))
+    return (
+        f"The bare products of the best epoch take {limit.products:.3f} s in fp32 by themselves; its least traffic would "
+        f"take {limit.memory:.3f} s at the {limit.bytes_a_second / 1e9:,.0f} GB/s that a copy reaches here. The epoch "
+        f"is at {bound / best.seconds:.0%} of the limit of the {name}."
+    )
+
+
+def _name(device: torch.device) -> str:
+    return f"one {torch.cuda.get_device_name()}" if device.type == "cuda" else "the CPU, at a reduced size"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""What `bench_gpu.py` measures: epochs and their limit, a whole run, snapshots, memory that runs out, packs."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import mlflow
+import torch
+from bars import Bar
+from bench_packing import packed_against_alone
+from bench_training_reliability import Turns, snapshots_switched
+from made_up_people import network, people
+
+from henaw.config import Config, load_config
+from henaw.model.losses import crps_loss
+from henaw.registry import tracking
+from henaw.registry.run_events import TrackingEvents
+from henaw.settings import Training
+from henaw.training.batches import TrainingData
+from henaw.training.checkpoints import Checkpoints
+from henaw.training.telemetry import Events, OutOfMemory
+from henaw.training.trainer import train
+
+FOR_EVERY_PARAMETER = (
+    8 * 4
+)  # bytes: AdamW reads parameter, gradient and two moments and writes three; backward writes one
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured: as the bars have it on a GPU, little on a CPU."""
+
+    people: int
+    batches: tuple[int, ...]
+    run_epochs: int
+    pairs: int
+    pack: int
+    packed: tuple[str, ...]
+    pack_pairs: int
+
+
+FULL = Scale(
+    people=502_000,
+    batches=(512, 2048, 8192, 32_768),
+    run_epochs=100,
+    pairs=300,
+    pack=16,
+    packed=("[64,64]", "[128,128]"),
+    pack_pairs=3,
+)
+REDUCED = Scale(people=8_192, batches=(512, 2048), run_epochs=3, pairs=10, pack=2, packed=("[32,32]",), pack_pairs=1)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Settings of an epoch, and the seconds that one took."""
+
+    batch_size: int
+    precision: str
+    compiled: str
+    seconds: float
+
+
+class _Ends(Events):
+    """When each epoch ended: its validation loss has been read, so the device was done."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_begin(self, epochs: int, steps_per_epoch: int) -> None:
+        self.times.append(time.perf_counter())
+
+    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+        self.times.append(time.perf_counter())
+
+
+def _settings(batch_size: int, device: torch.device, *more: str) -> Config:
+    told = f"training.batch_size={batch_size} training.device={device.type}"
+    return load_config(overrides=" ".join([told, *more]))
+
+
+def epochs(scale: Scale, device: torch.device, data: TrainingData) -> list[Epoch]:
+    """An epoch by batch size, precision and compilation: the median of three after one that warms up and compiles."""
+    found = []
+    known = "precision" in Training.model_fields
+    ways = itertools.product(("fp32", "bf16"), ("never", "always")) if known else [("fp32", "never")]
+    for (precision, compiled), batch_size in itertools.product(ways, scale.batches):
+        told = [f"training.precision={precision}", f"training.compiled={compiled}"] if known else []
+        config = _settings(batch_size, device, "training.epochs=4 training.patience=4", *told)
+        made, ends = network(config, device), _Ends()
+        loss = crps_loss(made.shape.head, device)
+        train(made, loss, data, people(1_024, 1, device), config.training, 0, ends)
+        _, *others = (after - before for before, after in pairwise(ends.times))
+        found.append(Epoch(batch_size, precision, compiled, statistics.median(others)))
+    return found
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the device was measured to reach, and the least time of an epoch that follows.
+
+    Attributes:
+        bytes_a_second: of a copy within its memory, read and written.
+        products: seconds of the bare products of an epoch, fp32.
+        memory: seconds of the least traffic of an epoch at that speed.
+    """
+
+    bytes_a_second: float
+    products: float
+    memory: float
+
+
+def limits(device: torch.device, batch_size: int, count: int) -> Limits:
+    """The products of a step alone, and its least traffic: operands and results of products, AdamW's passes, once."""
+    shape = network(_settings(batch_size, device), device).shape
+    widths = (shape.inputs, *shape.hidden, shape.head.outputs)
+    work, traffic = [], 0
+    for layer, (before, after) in enumerate(pairwise(widths)):
+        sizes = ((batch_size, before), (before, after), (batch_size, after))
+        x, w, g = (torch.randn(shape.members, *size, device=device) for size in sizes)
+        work += [(x, w), (x.mT, g), *([(g, w.mT)] if layer else [])]
+        traffic += 4 * (x.numel() + w.numel() + g.numel()) * (3 if layer else 2)
+        traffic += FOR_EVERY_PARAMETER * w.numel()
+    block = torch.empty(1 << (28 if device.type == "cuda" else 24), device=device)
+    other = torch.empty_like(block)
+    steps = -(-count // batch_size)
+    rate = 2 * 4 * block.numel() / _seconds(device, lambda: other.copy_(block))
+    return Limits(rate, steps * _seconds(device, lambda: [a @ b for a, b in work]), steps * traffic / rate)
+
+
+def _seconds(device: torch.device, step: object, repeats: int = 20) -> float:
+    taken = []
+    for _ in range(repeats + 3):
+        began = _now(device)
+        step()  # type: ignore[operator]
+        taken.append(_now(device) - began)
+    return statistics.median(taken[3:])
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def whole_run(scale: Scale, device: torch.device, data: TrainingData, batch_size: int) -> Bar:
+    """Epochs with all telemetry, into SQLite in this process, and a checkpoint after each."""
+    with tempfile.TemporaryDirectory(prefix="henaw-bench-") as folder:
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        mlflow.create_experiment("henaw", artifact_location=str(Path(folder) / "artifacts"))
+        told = f"training.epochs={scale.run_epochs} training.patience=1000 state.folder={folder}/state"
+        config = _settings(batch_size, device, told)
+        made = network(config, device)
+        loss, checkpoints = crps_loss(made.shape.head, device), Checkpoints(Path(folder) / "kept", config.training)
+        validation = people(len(data) // 10, 1, device)
+        with tracking.parent_run(config, "bench"):
+            began = time.perf_counter()
+            train(made, loss, data, validation, config.training, 0, TrackingEvents(), checkpoints)
+            seconds = time.perf_counter() - began
+    what = f"{scale.run_epochs} epochs, telemetry and checkpoints, {len(data):,} people, batch {batch_size:,}"
+    return Bar(what, f"{seconds:.1f} s", "≤ 25 s for 100 epochs of 502,000", seconds <= 25)
+
+
+def snapshot(scale: Scale, device: torch.device, batch_size: int) -> Bar:
+    """Steps with and without the snapshot, in turns."""
+    config = _settings(batch_size, device, "training.epochs=1")
+    made = network(config, device)
+    data = people((2 * scale.pairs + 8) * batch_size, 0, device)
+    with snapshots_switched() as switch:
+        turns = Turns(device, switch)
+        loss = crps_loss(made.shape.head, device)
+        train(made, loss, data, people(16, 1, device), config.training, 0, turns)
+    cost = 100 * (statistics.median(one / other for one, other in turns.pairs()) - 1)
+    return Bar(f"snapshot, batch {batch_size:,}", f"{cost:+.1f} % of a step", "≤ 3 %", cost <= 3)
+
+
+class _Halvings(Events):
+    def __init__(self) -> None:
+        self.events: list[OutOfMemory] = []
+
+    def on_out_of_memory(self, event: OutOfMemory) -> None:
+        self.events.append(event)
+
+
+def out_of_memory(device: torch.device) -> Bar:
+    """A real one: all but 256 MiB of the GPU is fenced off, and a batch of 100,000 people does not fit."""
+    what, required = "out of memory, real", "recovers, memory back to ≤ 1.05 ×"
+    if device.type != "cuda":
+        return Bar(what, "needs a GPU", required, met=False)
+    config = _settings(100_000, device, "training.epochs=2")
+    data, made, heard = people(200_000, 0, device), network(config, device), _Halvings()
+    loss = crps_loss(made.shape.head, device)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction((before + (256 << 20)) / total)
+    try:
+        history = train(made, loss, data, people(1_000, 1, device), config.training, 0, heard)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    made.zero_grad(set_to_none=True)
+    torch.cuda.empty_cache()
+    after = torch.cuda.memory_allocated() / before
+    sizes = " → ".join(f"{size:,}" for size in [heard.events[0].from_rows, *(each.to_rows for each in heard.events)])
+    figure = f"{len(history)} epochs done, pieces {sizes}; memory {after:.3f} × that before"
+    return Bar(what, figure, required, bool(heard.events) and after <= 1.05)
+
+
+def packs(scale: Scale, device: torch.device) -> list[list[str]]:
+    """Rows of hidden layers, trials an hour one after the other and as a pack, and how many times as fast that is."""
+    rows = []
+    for hidden in scale.packed:
+        alone, packed, ratio = packed_against_alone(
+            scale.pack, hidden=hidden, device=device.type, pairs=scale.pack_pairs
+        )
+        hourly = [f"{3600 * scale.pack / seconds:,.0f}" for seconds in (alone, packed)]
+        rows.append([hidden, str(scale.pack), *hourly, f"{ratio:.2f} ×"])
+    return rows
