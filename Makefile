@@ -83,7 +83,7 @@ format: setup ## sort imports, mend what can be mended, format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: setup ## how fast training is beside what people use instead (DATA=; needs bench-setup; some 8 minutes)
+bench: setup ## how fast training is beside what people use instead (DATA=; needs bench-setup; some 6 minutes)
 	@data="$${DATA:-../shared/data/nhanes/nhanes_adults.csv.gz}"; [ -f "$$data" ] || [ -n "$$DATA" ] || data=; \
 	$(BIN)/python benchmarks/bench_training.py $${data:+"$$data"}
 

@@ -76,9 +76,9 @@ def _epoch_bar(best: Epoch, count: int) -> Bar:
 def _limit_text(best: Epoch, limit: Limits) -> str:
     bound, name = max((limit.products, "products"), (limit.memory, "memory"))
     return (
-        f"The bare products of the best epoch take {limit.products:.3f} s in fp32 by themselves; its least traffic would "
-        f"take {limit.memory:.3f} s at the {limit.bytes_a_second / 1e9:,.0f} GB/s that a copy reaches here. The epoch "
-        f"is at {bound / best.seconds:.0%} of the limit of the {name}."
+        f"The bare products of the best epoch take {limit.products:.3f} s in fp32 by themselves; its least traffic "
+        f"would take {limit.memory:.3f} s at the {limit.bytes_a_second / 1e9:,.0f} GB/s that a copy reaches "
+        f"here. The epoch is at {bound / best.seconds:.0%} of the limit of the {name}."
     )
 
 

@@ -86,7 +86,7 @@ def _measured(part: str, options: argparse.Namespace) -> str:
         elif part == "growth":
             sections = [growth_section(size, rounds=1 if options.quick else 3)]
         else:
-            sections = crps_sections(options.data, 1 if options.quick else 3, size.threads)
+            sections = crps_sections(options.data, 1 if options.quick else 2, size.threads)
     return _document(part, sections, f"In {watch.wall:.0f} s. {machine()}")
 
 

@@ -55,7 +55,7 @@ class Size:
 
     people: int = 25_000
     many: int = 502_000
-    rounds: int = 5
+    rounds: int = 4
     threads: int = 2
 
 
