@@ -74,7 +74,7 @@ class EpochTime(Events):
 
 
 def our_epoch(config: Config, data: TrainingData) -> float:
-    """Seconds of the second epoch of a training: order of people, batches, steps as transactions, events, validation."""
+    """Seconds of the second epoch of a training: order, batches, steps as transactions, events, validation."""
     made, clock = network(config, CPU, HIDDEN), EpochTime()
     loss, validation = crps_loss(made.shape.head, CPU), people(VALIDATED, 1, CPU)
     train(made, loss, data, validation, config.training, 0, clock)

@@ -129,11 +129,59 @@ def test_tabm_has_the_loss_of_every_member(ensemble):
     assert tabm.step == 3
 
 
-def test_without_its_table_it_says_what_to_name(tmp_path):
-    command = [sys.executable, str(SCRIPTS / "bench_training.py"), str(tmp_path / "absent.csv"), "--only", "crps"]
-    found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert found.returncode == 2
-    assert "no such file" in found.stdout
+def test_a_course_does_not_count_the_time_of_its_own_measurements(scripts):
+    import time
+
+    from nhanes_training import Course
+    from time_to_crps import _reached
+
+    found = iter([8.0, 7.5, 7.4])
+
+    def slow():
+        time.sleep(0.2)
+        return next(found)
+
+    course = Course(slow)
+    course.on_train_begin(3, 1)
+    for epoch in range(3):
+        time.sleep(0.01)
+        course.on_epoch_end(epoch, {})
+    reached = _reached(course, 7.5)
+    assert reached.crps == 7.4
+    assert reached.target == course.seconds[1] < reached.whole < 0.2
+    assert _reached(course, 7.3).target is None
+
+
+def test_a_snapshot_is_left_out_only_while_it_is_measured(scripts):
+    from bench_training_reliability import snapshots_switched
+
+    from henaw.training.transaction import Transaction
+
+    protected = Transaction.step
+    with snapshots_switched() as switch:
+        switch(False)
+        assert Transaction.step is not protected
+        switch(True)
+        assert Transaction.step is protected
+        switch(False)
+    assert Transaction.step is protected
+
+
+def test_without_its_table_it_says_what_to_name(scripts, tmp_path, monkeypatch, capsys):
+    from bench_training import main
+
+    monkeypatch.setattr(sys, "argv", ["bench_training.py", str(tmp_path / "absent.csv"), "--only", "crps"])
+    assert main() == 2
+    assert "no such file" in capsys.readouterr().out
+
+
+def test_without_a_gpu_cuda_is_refused(scripts, monkeypatch, capsys):
+    from bench_gpu import main
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["bench_gpu.py", "--device", "cuda"])
+    assert main() == 3
+    assert "no GPU" in capsys.readouterr().out
 
 
 @pytest.mark.slow
