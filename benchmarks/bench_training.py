@@ -1,11 +1,12 @@
 """How fast training is, beside what people would write or install instead: `make bench`.
 
-    python benchmarks/bench_training.py [TABLE] [--only PART …] [--quick] [--docs FILE]
+    python benchmarks/bench_training.py [TABLE] [--only PART …] [--people N] [--shared] [--quick] [--docs FILE]
 
 Parts: ``epochs`` (one epoch against the loop over `nn.Sequential` members and TabM, batches of 128 and 512), ``growth``
 (502,000 people against 25,000) and ``crps`` (time to the same validation CRPS on NHANES; left out without the table
-TABLE). Both sides run in one process, in turns; a ratio is the median over rounds of their quotients. Prints everything
-and rewrites its sections of docs/benchmarks.md. The rivals need `make bench-setup` first.
+TABLE). Both sides run in one process, in turns; a ratio is the median over rounds of their quotients. With --shared, for
+a machine that others use meanwhile, epochs are told in CPU seconds on one thread. Prints everything and rewrites its
+sections of docs/benchmarks.md. The rivals need `make bench-setup` first.
 """
 
 from __future__ import annotations
@@ -77,14 +78,15 @@ TITLES = {
 
 
 def _measured(part: str, options: argparse.Namespace) -> str:
-    size = Size(threads=min(2, available_cores()))
+    threads = 1 if options.shared else min(2, available_cores())
+    size = Size(people=options.people, threads=threads, shared=options.shared)
     if options.quick:
-        size = Size(people=2_000, many=8_000, rounds=1, threads=size.threads)
+        size = Size(people=2_000, many=8_000, rounds=1, threads=size.threads, shared=options.shared)
     with stopwatch() as watch:
         if part == "epochs":
             sections = [epoch_section(size, batch_size) for batch_size in LOOP_BARS]
         elif part == "growth":
-            sections = [growth_section(size, rounds=1 if options.quick else 3)]
+            sections = [growth_section(size, rounds=1 if options.quick or options.shared else 3)]
         else:
             sections = crps_sections(options.data, 1 if options.quick else 2, size.threads)
     return _document(part, sections, f"In {watch.wall:.0f} s. {machine()}")
@@ -102,6 +104,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("data", type=Path, nargs="?", help="NHANES participant table")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="few people, one round: that it works, no figures")
+    parser.add_argument("--people", type=int, default=25_000, help="of an epoch")
+    parser.add_argument("--shared", action="store_true", help="epochs and growth: CPU seconds, on one thread")
     parser.add_argument("--docs", type=Path, help="document to rewrite (with --quick: none)")
     return parser.parse_args()
 
