@@ -4,8 +4,8 @@
 
 Parts: ``epochs`` (one epoch against the loop over `nn.Sequential` members and TabM, batches of 128 and 512), ``growth``
 (502,000 people against 25,000) and ``crps`` (time to the same validation CRPS on NHANES; left out without the table
-TABLE). Both sides run in one process, in turns; a ratio is the median over rounds of their quotients. With --shared, for
-a machine that others use meanwhile, epochs are told in CPU seconds on one thread. Prints everything and rewrites its
+TABLE). Both sides run in one process, in turns; a ratio is the median over rounds of their quotients. With --shared,
+for a machine that others use meanwhile, seconds are CPU seconds, on one thread. Prints everything and rewrites its
 sections of docs/benchmarks.md. The rivals need `make bench-setup` first.
 """
 
@@ -30,8 +30,8 @@ NOTES = {
 HENAW is `train()` as it is: batches balanced by age, masks and noise, clipping by member, each step a transaction,
 figures and events of each step, and a validation pass (128 people) are in its time. The loops are given their order of
 people, do no validation, keep no figures, and are in the same process, so that the C library keeps freed memory for
-them too. "By itself": a member goes through its epoch with an optimizer of its own, which is what the bar was set
-against; "one optimizer": a batch for each member, each with its own loss, then one step for all; "one loss": networks
+them too. "By itself": a member goes through its epoch with an optimizer of its own, as the bar
+reads; "one optimizer": a batch for each member, each with its own loss, then one step for all; "one loss": networks
 one after the other, outputs stacked for one loss and one backward pass, which batches all but the networks themselves.
 TabM (`arch_type="tabm"`) shares a batch, and most weights, among members; `torch.compile` made it slower here. Each
 rival has as many threads as are best for it, and the CRPS as PyTorch differentiates it; "with HENAW's loss function" it
@@ -82,14 +82,15 @@ def _measured(part: str, options: argparse.Namespace) -> str:
     size = Size(people=options.people, threads=threads, shared=options.shared)
     if options.quick:
         size = Size(people=2_000, many=8_000, rounds=1, threads=size.threads, shared=options.shared)
+    how = "CPU seconds on one thread, other programs running; " if size.shared else ""
     with stopwatch() as watch:
         if part == "epochs":
             sections = [epoch_section(size, batch_size) for batch_size in LOOP_BARS]
         elif part == "growth":
             sections = [growth_section(size, rounds=1 if options.quick or options.shared else 3)]
         else:
-            sections = crps_sections(options.data, 1 if options.quick else 2, size.threads)
-    return _document(part, sections, f"In {watch.wall:.0f} s. {machine()}")
+            sections = crps_sections(options.data, 1 if options.quick or options.shared else 2, size)
+    return _document(part, sections, f"{how}{size.threads} threads; in {watch.wall:.0f} s. {machine()}")
 
 
 def _document(part: str, sections: list[Section], measured: str) -> str:
@@ -105,7 +106,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="few people, one round: that it works, no figures")
     parser.add_argument("--people", type=int, default=25_000, help="of an epoch")
-    parser.add_argument("--shared", action="store_true", help="epochs and growth: CPU seconds, on one thread")
+    parser.add_argument("--shared", action="store_true", help="CPU seconds, on one thread")
     parser.add_argument("--docs", type=Path, help="document to rewrite (with --quick: none)")
     return parser.parse_args()
 

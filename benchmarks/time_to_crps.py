@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from bars import Bar, Section, stopwatch, table
+from bars import Bar, Section, Watch, stopwatch, table
 from boosted import ngboost_gaussian
+from epoch_speed import HIDDEN, Size
 from mlp_regressors import fit_regressors
 from nhanes_training import CPU, Course, Task, split_a
 from training_rivals import BY_ITSELF, ONE_LOSS, Chosen, MemberLoop, plain_crps
@@ -18,7 +19,7 @@ from henaw.config import load_config
 from henaw.training.batches import ordered
 from henaw.training.trainer import train
 
-HIDDEN = (64, 64)
+Clock = Callable[[], float]
 MEMBERS = 16
 TARGET = 7.43  # years, on the validation people; trainings ten times as long end at 7.37 to 7.39
 BAR = 4.0
@@ -64,7 +65,7 @@ class Reached:
     crps: float
 
 
-def our_training(task: Task, recipe: Recipe, overrides: str = "", target: float = TARGET) -> Reached:
+def our_training(task: Task, recipe: Recipe, clock: Clock, overrides: str = "", target: float = TARGET) -> Reached:
     """Train with `train()`; the validation at the end of each epoch, by which it keeps its best one, is part of it."""
     config = load_config(overrides=f"{recipe.overrides} {overrides}")
     network, inputs = task.network(config, HIDDEN), task.validation.inputs(slice(None))
@@ -74,12 +75,12 @@ def our_training(task: Task, recipe: Recipe, overrides: str = "", target: float 
         network.eval()
         return task.crps(network(inputs.expand(network.shape.members, -1, -1)))
 
-    course = Course(crps)
+    course = Course(crps, clock)
     train(network, task.loss, task.people, task.validation, config.training, config.seed, course)
     return _reached(course, target)
 
 
-def loop_training(task: Task, recipe: Recipe, manner: str, target: float = TARGET) -> Reached:
+def loop_training(task: Task, recipe: Recipe, clock: Clock, manner: str) -> Reached:
     """Train with the loop over members, undisturbed; it validates nothing within its time."""
     config = load_config(overrides=recipe.overrides)
     network, inputs = task.network(config, HIDDEN), task.validation.inputs(slice(None))
@@ -88,12 +89,12 @@ def loop_training(task: Task, recipe: Recipe, manner: str, target: float = TARGE
     loop = MemberLoop(network, plain_crps(task.head, CPU), task.people, chosen, manner)
     orders = ordered(task.people.targets[:, 0], network.shape.members, recipe.batch_size, "proportional", 0)
     drawn = [orders(epoch) for epoch in range(recipe.epochs)]
-    course = Course(lambda: task.crps(loop.outputs(inputs)))
+    course = Course(lambda: task.crps(loop.outputs(inputs)), clock)
     course.on_train_begin(recipe.epochs, steps)
     for epoch, order in enumerate(drawn):
         loop.epoch(order)
         course.on_epoch_end(epoch, {})
-    return _reached(course, target)
+    return _reached(course, TARGET)
 
 
 def _reached(course: Course, target: float) -> Reached:
@@ -102,16 +103,16 @@ def _reached(course: Course, target: float) -> Reached:
     return Reached(first, course.seconds[-1], course.crps[-1])
 
 
-def freely_chosen(task: Task, repeats: int, threads: int) -> tuple[Section, Recipe]:
+def freely_chosen(task: Task, repeats: int, size: Size) -> tuple[Section, Recipe]:
     """Each side at its best: everyone goes through every recipe, in turns; the fastest medians are compared."""
     sides: dict[str, Callable[[Recipe], Reached]] = {
-        "HENAW": lambda recipe: our_training(task, recipe),
-        "HENAW, without masks and noise": lambda recipe: our_training(task, recipe, PLAIN),
-        f"loop, {BY_ITSELF}": lambda recipe: loop_training(task, recipe, BY_ITSELF),
-        f"loop, {ONE_LOSS}": lambda recipe: loop_training(task, recipe, ONE_LOSS),
+        "HENAW": lambda recipe: our_training(task, recipe, size.clock),
+        "HENAW, without masks and noise": lambda recipe: our_training(task, recipe, size.clock, PLAIN),
+        f"loop, {BY_ITSELF}": lambda recipe: loop_training(task, recipe, size.clock, BY_ITSELF),
+        f"loop, {ONE_LOSS}": lambda recipe: loop_training(task, recipe, size.clock, ONE_LOSS),
     }
     found: dict[tuple[str, Recipe], list[Reached]] = {}
-    torch.set_num_threads(threads)
+    torch.set_num_threads(size.threads)
     for _ in range(repeats):
         for recipe in RECIPES:
             for name, run in sides.items():
@@ -148,15 +149,15 @@ def _quotient(theirs: float | None, ours: float | None) -> float:
     return theirs / ours
 
 
-def whole_trainings(task: Task, recipe: Recipe, repeats: int, threads: int) -> Section:
+def whole_trainings(task: Task, recipe: Recipe, repeats: int, size: Size) -> Section:
     """A whole training of HENAW against scikit-learn's networks and NGBoost: seconds and CRPS."""
     ours, mlp, ngboost, spreads = [], [], [], {}
-    torch.set_num_threads(threads)
+    torch.set_num_threads(size.threads)
     train_sample, validation = task.sample, task.validation_sample
     for number in range(repeats):
-        ours.append(our_training(task, recipe))
+        ours.append(our_training(task, recipe, size.clock))
         with stopwatch() as watch:
-            models = fit_regressors(train_sample, validation, HIDDEN, MEMBERS, threads, seed=number * MEMBERS)
+            models = fit_regressors(train_sample, validation, HIDDEN, MEMBERS, size.threads, seed=number * MEMBERS)
         spreads = {name: task.crps_of(model(validation.x)) for name, model in models.items()}
         mlp.append((watch, min(spreads.values())))
         with stopwatch() as watch:
@@ -169,9 +170,11 @@ def whole_trainings(task: Task, recipe: Recipe, repeats: int, threads: int) -> S
     rivals = {"16 `MLPRegressor`s": mlp, "NGBoost": ngboost}
     for name, runs in rivals.items():
         theirs = statistics.median(score for _, score in runs)
-        ratio = statistics.median(watch.wall / mine.whole for (watch, _), mine in zip(runs, ours, strict=True))
-        same = statistics.median(watch.wall / _seconds_to(task, recipe, score) for watch, score in runs)
-        wall = statistics.median(watch.wall for watch, _ in runs)
+        ratio = statistics.median(_spent(watch, size) / mine.whole for (watch, _), mine in zip(runs, ours, strict=True))
+        same = statistics.median(
+            _spent(watch, size) / _seconds_to(task, recipe, size.clock, score) for watch, score in runs
+        )
+        wall = statistics.median(_spent(watch, size) for watch, _ in runs)
         rows.append([name, f"{wall:.2f}", f"{ratio:.1f} ×", f"{theirs:.3f}", f"{same:.1f} ×"])
         figure = f"{same:.1f} × as fast to their CRPS, {ratio:.1f} × in all; CRPS {crps:.3f} against {theirs:.3f}"
         met = same > 1 and ratio > 1 and crps < theirs
@@ -182,13 +185,17 @@ def whole_trainings(task: Task, recipe: Recipe, repeats: int, threads: int) -> S
     return section
 
 
-def _seconds_to(task: Task, recipe: Recipe, crps: float) -> float:
-    reached = our_training(task, recipe, target=crps)
+def _spent(watch: Watch, size: Size) -> float:
+    return watch.cpu if size.shared else watch.wall
+
+
+def _seconds_to(task: Task, recipe: Recipe, clock: Clock, crps: float) -> float:
+    reached = our_training(task, recipe, clock, target=crps)
     return reached.whole if reached.target is None else reached.target
 
 
-def crps_sections(data: Path, repeats: int, threads: int) -> list[Section]:
+def crps_sections(data: Path, repeats: int, size: Size) -> list[Section]:
     """Both parts."""
     task = split_a(data)
-    free, recipe = freely_chosen(task, repeats, threads)
-    return [free, whole_trainings(task, recipe, repeats, threads)]
+    free, recipe = freely_chosen(task, repeats, size)
+    return [free, whole_trainings(task, recipe, repeats, size)]
