@@ -37,7 +37,7 @@ def clipping_seconds(config: Config, device: torch.device, repeats: int = 200) -
     """Median seconds of scaling the gradients down and of telling their norms."""
     made = network(config, device)
     names, parameters = zip(*made.named_parameters(), strict=True)
-    losses, limit, taken = torch.ones(config.network.members, device=device), config.training.clip_norm, []
+    losses, limit, taken = torch.ones(1, config.network.members, device=device), config.training.clip_norm, []
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
     for _ in range(repeats):

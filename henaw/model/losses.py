@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,43 @@ from henaw.settings import Training
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From outputs (…, B, outputs) and targets (…, B, targets) to a loss for each person (…, B)."""
 
+
 CRPS_LEVELS = 49
 MORTALITY_NODES = 11
 LEAST_SPREAD = 1e-3  # in units of a head's scale: a likelihood has no bound where a spread may vanish
 MOST_LOG_HAZARD = 20.0  # a year; 5·10⁸ deaths a person-year, about 340 years old: from there on hazard grows in a line
 AGE, YEARS, DIED = 0, 1, 2  # columns of the targets: chronological age, follow-up in years, 1 where it ended in death
+
+
+@dataclass(frozen=True)
+class SumOfLosses:
+    """A loss whose ``parts``, by name, add up to it; they are told of one by one (``in_parts``)."""
+
+    parts: Mapping[str, Loss]
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss itself, (…, B)."""
+        return in_parts(self)(outputs, targets).sum(dim=0)
+
+
+def part_names(loss: Loss) -> tuple[str, ...]:
+    """Names of the parts of ``loss``; none where it is a single one."""
+    return tuple(loss.parts) if isinstance(loss, SumOfLosses) else ()
+
+
+def in_parts(loss: Loss) -> Loss:
+    """``loss`` as its parts, (parts, …, B): one where it is a single one."""
+    if isinstance(loss, SumOfLosses):
+        losses = tuple(loss.parts.values())
+        return lambda outputs, targets: torch.stack([part(outputs, targets) for part in losses])
+    return lambda outputs, targets: loss(outputs, targets).unsqueeze(0)
+
+
+def weighted_loss(loss: Loss) -> Loss:
+    """``loss``, and each of its parts, times the last target."""
+    if isinstance(loss, SumOfLosses):
+        return SumOfLosses({name: weighted_loss(part) for name, part in loss.parts.items()})
+    return lambda outputs, targets: loss(outputs, targets[..., :-1]) * targets[..., -1]
 
 
 def training_loss(head: Head, hazard: Gompertz | None, settings: Training, device: torch.device) -> Loss:
@@ -142,7 +175,7 @@ def _binned_crps(head: BinsHead, device: torch.device) -> Loss:
 
 
 def crps_and_nll_loss(head: Head, weight: float, device: torch.device) -> Loss:
-    """CRPS of bins in years, plus ``weight`` times the negative log density of the age in nats.
+    """CRPS of bins in years, plus ``weight`` times the negative log density of the age in nats: two parts.
 
     An age beyond the support counts as one of the bin next to it.
     """
@@ -152,13 +185,12 @@ def crps_and_nll_loss(head: Head, weight: float, device: torch.device) -> Loss:
     inner = torch.tensor(head.edges[1:-1], dtype=torch.float32, device=device)
     log_width = torch.tensor(np.log(np.diff(head.edges)), dtype=torch.float32, device=device)
 
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    def weighted_nll(outputs: Tensor, targets: Tensor) -> Tensor:
         bins = torch.bucketize(targets[..., AGE].contiguous(), inner, right=True).expand(outputs.shape[:-1])
         log_density = functional.log_softmax(outputs, dim=-1) - log_width
-        nll = -log_density.gather(-1, bins.unsqueeze(-1)).squeeze(-1)
-        return crps(outputs, targets) + weight * nll
+        return -weight * log_density.gather(-1, bins.unsqueeze(-1)).squeeze(-1)
 
-    return loss
+    return SumOfLosses({"crps": crps, "weighted_nll": weighted_nll})
 
 
 def beta_nll_loss(head: Head, beta: float) -> Loss:

@@ -19,6 +19,7 @@ class StepFigures:
 
     Attributes:
         losses: of each member (K,).
+        parts: of the loss, means over members; none where it is a single one.
         norms: of each member's gradient before clipping (K,).
         groups: norm of each layer's gradient over all members, before clipping.
         clipped_groups: the same after it.
@@ -26,6 +27,7 @@ class StepFigures:
     """
 
     losses: list[float]
+    parts: dict[str, float]
     norms: list[float]
     groups: dict[str, float]
     clipped_groups: dict[str, float]
@@ -43,9 +45,10 @@ class StepFigures:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Mean loss of the members; norms of the gradient over all members, before clipping and after it."""
+        """Means of loss and parts over members; norms of the gradient over all of them, before clipping and after."""
         return {
             "loss": sum(self.losses) / len(self.losses),
+            **{f"loss_{part}": loss for part, loss in self.parts.items()},
             "gradient_norm": math.sqrt(sum(norm * norm for norm in self.norms)),
             "gradient_norm_largest_member": max(self.norms),
             "gradient_norm_clipped": math.sqrt(sum(min(norm, self.limit) ** 2 for norm in self.norms)),
@@ -74,12 +77,18 @@ def clip_members(parameters: Sequence[Tensor], limit: float | Tensor) -> Tensor:
     return squares
 
 
-def step_figures(names: Sequence[str], losses: Tensor, squares: Tensor, limit: float) -> StepFigures:
-    """Losses (K,) and squared gradient norms of the parameters ``names`` (parameters, K), in one read of the device.
+def step_figures(
+    names: Sequence[str], losses: Tensor, squares: Tensor, limit: float, parts: Sequence[str] = ()
+) -> StepFigures:
+    """Losses (parts, K) and squared gradient norms of the parameters ``names`` (parameters, K), in one read.
 
-    ``limit`` is the one that ``clip_members`` was given; what it left of a norm follows from it.
+    ``limit`` is the one that ``clip_members`` was given; what it left of a norm follows from it. ``parts`` are the
+    names of the loss's, where it has several.
     """
-    member_losses, *by_parameter = torch.cat([losses.unsqueeze(0), squares]).tolist()
+    rows = torch.cat([losses, squares]).tolist()
+    by_part, by_parameter = rows[: len(losses)], rows[len(losses) :]
+    member_losses = [sum(column) for column in zip(*by_part, strict=True)]
+    means = {part: sum(row) / len(row) for part, row in zip(parts, by_part, strict=False)}
     norms = [math.sqrt(sum(column)) for column in zip(*by_parameter, strict=True)]
     left = [min(1.0, limit / max(norm, _NORM_FLOOR)) ** 2 for norm in norms]
     groups: dict[str, float] = {}
@@ -88,7 +97,7 @@ def step_figures(names: Sequence[str], losses: Tensor, squares: Tensor, limit: f
         layer = name.partition("_")[0]
         groups[layer] = groups.get(layer, 0.0) + sum(row)
         clipped[layer] = clipped.get(layer, 0.0) + sum(map(mul, row, left))
-    return StepFigures(member_losses, norms, _roots(groups), _roots(clipped), limit)
+    return StepFigures(member_losses, means, norms, _roots(groups), _roots(clipped), limit)
 
 
 def _roots(squares: dict[str, float]) -> dict[str, float]:

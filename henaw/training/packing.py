@@ -274,12 +274,14 @@ class _Pack:
         people = len(drawn[0])
         pieces = [next(batch.split(people)) for batch in drawn]
         inputs, targets = (torch.cat(parts) for parts in zip(*((p.inputs, p.targets) for p in pieces), strict=True))
-        losses = Gradients(together, self.loss, self.common).add(Batch(inputs, targets), people)
+        gradients = Gradients(together, self.loss, self.common)
+        losses = gradients.add(Batch(inputs, targets), people)
         limits = losses.new_tensor([one.settings.clip_norm for one in self.training])
         squares = clip_members(parameters, limits.repeat_interleave(self.members))
-        figures = torch.cat([losses.unsqueeze(0), squares]).cpu()  # a step's only wait for the device
-        for one, (own, *by_parameter) in zip(self.training, figures.split(self.members, dim=1), strict=True):
-            told = step_figures(one.state.names, own, torch.stack(by_parameter), one.settings.clip_norm)
+        figures = torch.cat([losses, squares]).cpu()  # a step's only wait for the device
+        for one, own in zip(self.training, figures.split(self.members, dim=1), strict=True):
+            found = own[: len(losses)], own[len(losses) :]
+            told = step_figures(one.state.names, *found, one.settings.clip_norm, gradients.parts)
             self.guarded(one, one.end_step, told, people)
 
     @staticmethod

@@ -34,16 +34,16 @@ class Share:
         return batches
 
     def clipped(self, losses: Tensor, parameters: Sequence[Tensor], limit: float) -> tuple[Tensor, Tensor]:
-        """Losses (K,) and squared gradient norms (parameters, K) of all; the gradients here are clipped after it."""
+        """Losses (parts, K), squared gradient norms (parameters, K) of all; the gradients here are clipped after it."""
         losses = self.summed(losses, parameters)
         return self.of_everyone(losses, clip_members(parameters, limit))
 
     def summed(self, losses: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-        """Losses (K,) of a batch from those of this process's people; so for the gradients of ``parameters``."""
+        """Losses (parts, K) of a batch from those of this process's people; so for the gradients of ``parameters``."""
         return losses
 
     def of_everyone(self, losses: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses (K,) and squared norms (parameters, K) of all members from those of this process's."""
+        """Losses (parts, K) and squared norms (parameters, K) of all members from those of this process's."""
         return losses, squares
 
     def validated(self, losses: Tensor, people: int) -> Tensor:

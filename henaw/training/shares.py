@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from henaw.model.losses import AGE, Loss
+from henaw.model.losses import AGE
 from henaw.model.network import EnsembleNetwork
 from henaw.training.batches import Batch, LogicalBatch, TrainingData
 from henaw.training.interruption import Interruption
@@ -101,14 +101,14 @@ class MemberShare(RankShare):
     def of_everyone(self, losses: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         if self._found is None:  # else the step is done again here alone, after the others have heard of it
             wide = max(part.stop - part.start for part in self.parts)
-            here = torch.cat([losses.unsqueeze(0), squares]).cpu()
+            here = torch.cat([losses, squares]).cpu()
             found = self.exchanged(functional.pad(here, (0, wide - here.shape[1])).flatten())
             by_rank = [
                 values.view(len(here), wide)[:, : part.stop - part.start]
                 for values, part in zip(found, self.parts, strict=True)
             ]
             everyone = torch.cat(by_rank, dim=1).to(losses.dtype)
-            self._found = everyone[0], everyone[1:]
+            self._found = everyone[: len(losses)], everyone[len(losses) :]
         return self._found
 
     def validated(self, losses: Tensor, people: int) -> Tensor:  # noqa: D102
@@ -172,14 +172,14 @@ class PeopleShare(RankShare):
         gradients = [torch.zeros_like(part) if part.grad is None else part.grad for part in parameters]
         if self._found is None:
             stop = losses.new_tensor([float(bool(self.agreement.own))])
-            self._found = torch.cat([stop, losses, *(gradient.flatten() for gradient in gradients)])
+            self._found = torch.cat([stop, losses.flatten(), *(gradient.flatten() for gradient in gradients)])
             self.ranks.add_up(self._found)
             self.agreement.stop = bool(self._found[0] > 0)
-        _, total, *parts = self._found.split([1, len(losses), *(gradient.numel() for gradient in gradients)])
+        total: Tensor
+        _, total, *parts = self._found.split([1, losses.numel(), *(gradient.numel() for gradient in gradients)])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter).clone()
-        found: Tensor = total
-        return found
+        return total.view_as(losses)
 
     def validated(self, losses: Tensor, people: int) -> Tensor:  # noqa: D102
         found = self.exchanged(losses.double() * people)
@@ -241,15 +241,6 @@ def weighted(data: TrainingData) -> TrainingData:
     """``data`` with a weight of 1 as the last target."""
     ones = data.targets.new_ones(len(data), 1)
     return replace(data, targets=torch.cat([data.targets, ones], dim=1))
-
-
-def weighted_loss(loss: Loss) -> Loss:
-    """``loss`` times the last target."""
-
-    def of(outputs: Tensor, targets: Tensor) -> Tensor:
-        return loss(outputs, targets[..., :-1]) * targets[..., -1]
-
-    return of
 
 
 def people_from(data: TrainingData, first: int, stop: int) -> TrainingData:

@@ -22,6 +22,7 @@ from henaw.training.schedule import one_cycle
 from henaw.training.share import ALONE, Share
 
 EVALUATION_ROWS = 4096  # bounds the memory of a validation pass
+ARITHMETIC = 2  # to be raised with each change after which an old run would go on with other last digits, or figures
 FREE_SETTINGS = {
     "device",
     "threads",
@@ -68,6 +69,7 @@ class Progress:
         for name, value in {
             "steps": 1.0,
             "train_loss": sum(figures.losses) / members,
+            **{f"train_loss_{part}": loss for part, loss in figures.parts.items()},
             "gradient_norm": sum(figures.norms) / members,
             "gradient_norm_clipped": sum(min(norm, figures.limit) for norm in figures.norms) / members,
             "clipped_fraction": figures.clipped_fraction,
@@ -181,6 +183,7 @@ def fingerprint(
         "network": asdict(network.shape) | {"dropout": network.dropout},
         "training": settings.model_dump(exclude=FREE_SETTINGS),
         "seed": seed,
+        "arithmetic": ARITHMETIC,
         "data": {"people": _digest(people), "validation": _digest(validation)},
     }
     return dict(_dotted(json.loads(json.dumps(described))))

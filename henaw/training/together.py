@@ -17,7 +17,7 @@ from henaw import __version__
 from henaw.errors import BadInput
 from henaw.model.ensemble import EnsembleShape
 from henaw.model.hazard import Gompertz
-from henaw.model.losses import training_loss
+from henaw.model.losses import training_loss, weighted_loss
 from henaw.model.network import EnsembleNetwork
 from henaw.model.storage import describe_shape, read_shape
 from henaw.settings import Training
@@ -37,7 +37,6 @@ from henaw.training.shares import (
     part_of,
     people_from,
     weighted,
-    weighted_loss,
 )
 from henaw.training.speed import resolved
 from henaw.training.state import fingerprint

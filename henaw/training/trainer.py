@@ -165,7 +165,7 @@ class _Run:
         losses = self.gradients.of(batch, rows)
         limit = self.settings.clip_norm
         found = self.share.clipped(losses, self.state.parameters, limit)
-        figures = step_figures(self.state.names, *found, limit)  # a step's only wait for the device
+        figures = step_figures(self.state.names, *found, limit, self.gradients.parts)  # the only wait for the device
         self.events.on_grad_computed(progress.step, figures.metrics | figures.by_layer)
         if figures.finite:
             self.transaction.step()

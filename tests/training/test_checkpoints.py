@@ -245,6 +245,7 @@ def test_a_broken_checkpoint_is_set_aside_and_the_one_before_is_used(
         ({"training.learning_rate": 0.5, "training.epochs": 9}, r"training\.epochs, training\.learning_rate"),
         ({"training.batch_size": 63}, r"training\.batch_size"),
         ({"seed": 1}, r"seed"),
+        ({"arithmetic": 99}, r"arithmetic"),
         ({"data.people": "0" * 64}, r"data\.people"),
         ({"data.validation": "0" * 64}, r"data\.validation"),
         ({"unknown": 1}, r"unknown"),
@@ -255,6 +256,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_field_and_stays(
 ) -> None:
     state = fresh_state(SETTINGS)
     before = everything(state)
+    assert change.keys() <= described_run(SETTINGS).keys() | {"unknown"}
     with pytest.raises(WrongRun, match=rf"made by a run with other {field}; nothing was loaded"):
         Checkpoints(folder, SETTINGS).newest(state.contents(), described_run(SETTINGS) | change)
     assert same(everything(state), before)
