@@ -1,9 +1,11 @@
 """What reading an export of UK Biobank's size costs, beside polars, pandas and the memory they take.
 
-    python benchmarks/bench_ukb.py [--repeats 5] [--people 502000] [--columns 2000] [--folder /tmp]
+    python benchmarks/bench_ukb.py [--repeats 5] [--people 502000] [--columns 2000] [--folder /tmp] [--keep]
+        [--shape wide|long]
 
-Two shapes: 20,000 people × 10,000 columns, and ``--people`` × ``--columns`` (6 GB); each plain and as gzip; made by
-make_ukb_export.py in ``--folder`` and removed afterwards. HENAW's time is that of the whole reader: folder checks,
+Two shapes: "wide", 20,000 people × 10,000 columns, and "long", ``--people`` × ``--columns`` (6 GB); each plain and as
+gzip; made by make_ukb_export.py in ``--folder`` and removed afterwards. With ``--keep`` they stay, and are used where
+they are there already; ``--repeats 0`` only makes them. HENAW's time is that of the whole reader: folder checks,
 headers, the panel's columns, joined, converted and put into the participant table. The others read the same columns
 and no more. Runs alternate, so that a busy machine is unfair to nobody; a ratio is the median over rounds. Memory is
 the peak of the anonymous pages (what the page cache holds of the file is not counted) of a process on its own.
@@ -13,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -120,25 +121,30 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=502_000)
     parser.add_argument("--columns", type=int, default=2000)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--keep", action="store_true", help="the made files, and use those that are there")
+    parser.add_argument("--shape", choices=["wide", "long"], help="one of the two (default: both)")
     parser.add_argument("--measure", choices=READERS, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.measure:
         measure(chosen.folder, chosen.measure)
         return
     print(f"bars: ≥ 3 times pandas on {WIDE[1]} columns, ≤ 1.2 times polars, ≤ 1024 MiB; {os.cpu_count()} cores")
-    for people, wide in (WIDE, (chosen.people, chosen.columns)):
-        for gzipped in (False, True):
-            folder = Path(tempfile.mkdtemp(dir=chosen.folder))
+    shapes = {"wide": WIDE, "long": (chosen.people, chosen.columns)}
+    for shape in [chosen.shape] if chosen.shape else shapes:
+        people, wide = shapes[shape]
+        for suffix in ("", ".gz"):
+            path = chosen.folder / f"ukb_{people}_{wide}.csv{suffix}"
+            if not (chosen.keep and path.exists()):
+                write_export(path.with_name(path.name.replace(".csv", "")), CONVENTIONS["csv"], people, columns=wide)
             try:
-                place = folder / ("ukb.gz" if gzipped else "ukb")
-                path = write_export(place, CONVENTIONS["csv"], people, columns=wide)
-                size = path.stat().st_size / 1e9
-                print(f"{people} people × {wide} columns, {path.name}, {size:.2f} GB", flush=True)
-                compare(path, ["henaw", "polars", *(["pandas"] if wide == WIDE[1] else [])], chosen.repeats)
-                for reader in ("henaw", "polars"):
-                    print(f"  {reader}: peak of anonymous memory {memory(path, reader)} MiB", flush=True)
+                print(f"{people} people × {wide} columns, {path.name}, {path.stat().st_size / 1e9:.2f} GB", flush=True)
+                if chosen.repeats:
+                    compare(path, ["henaw", "polars", *(["pandas"] if shape == "wide" else [])], chosen.repeats)
+                    for reader in ("henaw", "polars"):
+                        print(f"  {reader}: peak of anonymous memory {memory(path, reader)} MiB", flush=True)
             finally:
-                shutil.rmtree(folder)
+                if not chosen.keep:
+                    path.unlink()
 
 
 if __name__ == "__main__":
