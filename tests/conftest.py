@@ -6,9 +6,13 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from hypothesis import settings
 from mlflow import MlflowClient
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

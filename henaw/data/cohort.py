@@ -1,23 +1,20 @@
-"""From a source to the cohort: read it, put pseudonyms in the place of ids, and choose who is studied."""
+"""From a source to the cohort: read it, and put pseudonyms in the place of ids."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from henaw.config import Config, asset_folder
 from henaw.data.files import digest_file, digest_values, remembered_digest
 from henaw.data.nhanes import ID_COLUMNS, is_nhanes, nhanes_files, read_nhanes
 from henaw.data.nhanes_variables import MAP_FILE, NhanesMap, load_nhanes_map
 from henaw.data.panel import Panel, load_biomarkers
-from henaw.data.participants import load_or_create_key, participant_ids, pseudonyms, publishable
+from henaw.data.participants import load_or_create_key, participant_ids, pseudonyms
 from henaw.data.synthetic import synthetic_table
 from henaw.data.table import read_table, require_columns, table_columns
 from henaw.data.ukb_exports import is_export
@@ -55,7 +52,7 @@ def read_cohort(config: Config, panel: Panel) -> Cohort:
     ``cohort.floors`` hold the limit. Whoever has withdrawn is gone before anything is counted.
 
     Raises:
-        BadInput: a file, column, cell or id that cannot be used.
+        BadInput: a file, column, cell or id that cannot be used, or a setting that says nothing of such a source.
         EnvironmentProblem: the pseudonym key cannot be read or written.
     """
     kind = source_kind(config)
@@ -110,9 +107,10 @@ def source_digest(config: Config, panel: Panel) -> str:
     Files are hashed, not parsed; their names and places do not count.
 
     Raises:
-        BadInput: the file lacks a column, or cannot be read.
+        BadInput: the file lacks a column or cannot be read, or a setting says nothing of such a source.
     """
     kind = source_kind(config)
+    _refuse_settings_of_others(config, kind)
     columns = _Columns.of(config, panel)
     converted = {name: [one.factor, one.zero] for name, one in _conversions(config, panel).items()}
     reading: dict[str, Any] = {"kind": kind, "kept": columns.kept, "floors": config.cohort.floors, "units": converted}
@@ -155,54 +153,7 @@ def measured(config: Config, panel: Panel) -> Panel:
     return panel.model_copy(update={"biomarkers": (*panel.biomarkers, *beyond)})
 
 
-def select(table: pd.DataFrame, config: Config, panel: Panel) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Keep the participants that ``config.cohort`` asks for.
-
-    Returns:
-        The kept rows with a RangeIndex, and numbers of people: ``participants`` in the table, then for each rule those
-        of whom it left out a row that no earlier rule had, then ``selected``. Publish them through ``publishable``.
-
-    Raises:
-        BadInput: nobody is left.
-    """
-    youngest, oldest = config.cohort.ages
-    age = table["age_years"]
-    rules: dict[str, NDArray[np.bool_]] = {
-        "age_unknown": age.isna().to_numpy(),
-        "age_outside": ~((age >= youngest) & (age < oldest + 1)).to_numpy(),
-    }
-    for column, values in config.cohort.exclude.items():
-        rules[column] = rows_with(table[column], values)
-        if not rules[column].any():
-            logger.warning("cohort.exclude: nobody has one of %s in column %s", values, column)
-    if config.cohort.complete_panel:
-        rules["panel_incomplete"] = table[list(panel.names)].isna().any(axis=1).to_numpy()
-    for column in _required(config):
-        rules[f"{column}_missing"] = table[column].isna().to_numpy()
-
-    people = table[PARTICIPANT]
-    counts = {"participants": people.nunique()}
-    kept = np.ones(len(table), dtype=np.bool_)
-    for rule, out in rules.items():
-        counts[f"left_out.{rule}"] = people[kept & out].nunique()
-        kept &= ~out
-    counts["selected"] = people[kept].nunique()
-    if not kept.any():
-        shown = ", ".join(f"{name} {count}" for name, count in publishable(counts).items())
-        raise BadInput(f"cohort: nobody is left for panel {panel.name} ({shown}); see the settings under cohort")
-    logger.info("selected %d of %d participants", counts["selected"], counts["participants"])
-    return table.loc[kept].reset_index(drop=True), counts
-
-
-def rows_with(column: pd.Series, values: Sequence[str | int | float]) -> NDArray[np.bool_]:
-    """Which rows hold one of ``values``: strings are compared as text, numbers as numbers (1 is "1" and "1.0")."""
-    texts = [value for value in values if isinstance(value, str)]
-    numbers = [value for value in values if not isinstance(value, str)]
-    found = column.isin(texts).to_numpy() if texts else np.zeros(len(column), dtype=np.bool_)
-    return found | pd.to_numeric(column, errors="coerce").isin(numbers).to_numpy() if numbers else found
-
-
-def _required(config: Config) -> dict[str, str]:
+def required(config: Config) -> dict[str, str]:
     """Columns in which a participant must have a value, by the setting that asks for it."""
     follow_up = _FOLLOW_UP if config.target == "mortality" else ()
     return dict.fromkeys(follow_up, "target mortality") | dict.fromkeys(config.cohort.require, "cohort.require")
@@ -226,7 +177,7 @@ class _Columns:
                 "cohort.require or cohort.plausible names"
             )
         asked = dict.fromkeys(config.cohort.plausible, "cohort.plausible")
-        asked |= _required(config)
+        asked |= required(config)
         asked |= dict.fromkeys(config.cohort.exclude, "cohort.exclude")
         if config.split.by != "person" and config.split.column:
             asked[config.split.column] = "split.column"
@@ -239,6 +190,15 @@ class _Columns:
     @property
     def kept(self) -> list[str]:
         return [self.numbers[0], self.texts[0], *self.numbers[1:], *self.texts[1:]]
+
+
+def _refuse_settings_of_others(config: Config, kind: str) -> None:
+    """Whoever asks for these people alone must not get everybody."""
+    if kind == "ukbiobank":
+        return
+    for name in ("instance", "with_ids", "with_fields", "censored_on"):
+        if getattr(config.source, name):
+            raise BadInput(f"source.{name}: is for exports of UK Biobank; expected none for a source of kind {kind}")
 
 
 def _conversions(config: Config, panel: Panel) -> dict[str, Conversion]:

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from henaw.data.cohort import PARTICIPANT, rows_with
+from henaw.data.cohort import PARTICIPANT
 from henaw.data.participants import are_among, publishable
+from henaw.data.selection import rows_with
 from henaw.errors import BadInput
 from henaw.settings import Split as SplitSettings
 

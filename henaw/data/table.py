@@ -159,7 +159,9 @@ def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     suffix = _checked_suffix(path)
     if suffix == ".parquet":
         with _opened_parquet(path) as file:
-            yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+                batch.validate(full=True)  # text in UTF-8
+                yield batch
     else:
         yield from delimited_batches(path, _delimiter(suffix), columns, gzipped=suffix.endswith(".gz"))
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from henaw.config import Config
-from henaw.data.cohort import Cohort, measured, read_cohort, select
+from henaw.data.cohort import Cohort, measured, read_cohort
 from henaw.data.files import private_folder
 from henaw.data.panel import Panel
+from henaw.data.selection import select
 from henaw.validation.quarantine import write_quarantine
 from henaw.validation.suites import validate
 from henaw.validation.verdict import Verdict, require_passed
@@ -43,7 +44,7 @@ def clean(judged: Judged, config: Config, panel: Panel) -> tuple[pd.DataFrame, d
     """Set bad rows aside, in a local file, and keep the participants that the settings ask for.
 
     Returns:
-        The clean participant table, and numbers of people by why they are in or out (see ``henaw.data.cohort.select``).
+        The clean participant table, and numbers of people by why they are in or out (see ``selection.select``).
 
     Raises:
         BadInput: the suites refuse the cohort, or nobody is left.

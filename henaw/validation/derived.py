@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from henaw.data.cohort import PARTICIPANT, rows_with
+from henaw.data.cohort import PARTICIPANT
 from henaw.data.panel import Panel
+from henaw.data.selection import rows_with
 
 Floats = NDArray[np.float64]
 

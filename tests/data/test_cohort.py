@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from henaw.config import Config, asset_folder, load_config, validate_config
-from henaw.data.cohort import read_cohort, rows_with, select, source_digest
+from henaw.data.cohort import read_cohort, source_digest
 from henaw.data.panel import Panel, load_panel
 from henaw.data.participants import KEY_VARIABLE, load_or_create_key, pseudonyms
+from henaw.data.selection import rows_with, select
 from henaw.errors import BadInput
 from henaw.validation.clean import clean, judge
 
@@ -66,6 +67,17 @@ def test_ids_become_pseudonyms_and_only_asked_columns_stay(config: Config, panel
         assert cohort.table[name].dtype == np.float64
     everything = cohort.table.to_csv() + repr(cohort) + Path(config.state.folder, "pseudonym.key").read_text()
     assert "xyzzy" not in everything
+
+
+@pytest.mark.parametrize(
+    "setting", [{"with_ids": "ids.csv"}, {"with_fields": [21015]}, {"censored_on": "2022-11-30"}, {"instance": "first"}]
+)
+def test_a_choice_among_the_people_of_uk_biobank_is_not_lost_on_another_source(
+    config: Config, panel: Panel, setting: dict[str, Any]
+) -> None:
+    [name] = setting
+    with pytest.raises(BadInput, match=rf"^source.{name}: is for exports of UK Biobank; .* of kind table$"):
+        read_cohort(changed(config, source=setting), panel)
 
 
 def test_columns_of_filter_split_follow_up_and_visit_stay(config: Config, panel: Panel, frame: pd.DataFrame) -> None:

@@ -30,7 +30,7 @@ def read(path: Path, columns: list[str], delimiter: str = ",") -> list[list[str]
     return [[cell for batch in batches for cell in batch.column(name).to_pylist()] for name in columns]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_cells_are_those_of_the_csv_module(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     width = data.draw(st.integers(2, 9) | st.just(200))

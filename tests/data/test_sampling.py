@@ -7,7 +7,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from henaw.data import sampling
@@ -21,7 +21,6 @@ def groups_of(sizes: list[int], seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes)))
 
 
-@settings(deadline=None)
 @given(sizes=SIZES, batch_size=st.integers(1, 130), seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 10**6))
 def test_an_epoch_holds_everybody_once_and_each_batch_each_group_in_proportion(
     sizes: list[int], batch_size: int, seed: int, epoch: int
@@ -41,7 +40,6 @@ def test_an_epoch_holds_everybody_once_and_each_batch_each_group_in_proportion(
     assert sampler.place == Place(seed, epoch + 1, 0)
 
 
-@settings(deadline=None)
 @given(sizes=SIZES, batch_size=st.integers(1, 40), stop=st.integers(0, 200), even=st.booleans())
 def test_taken_up_at_any_batch_it_goes_on_as_if_never_stopped(
     sizes: list[int], batch_size: int, stop: int, even: bool
@@ -85,7 +83,6 @@ def test_everybody_comes_everywhere() -> None:
     assert ((counts - 1000) ** 2 / 1000).sum() < 40  # chi-squared with 9 degrees of freedom: 10⁻⁵
 
 
-@settings(deadline=None)
 @given(sizes=SIZES, batch_size=st.integers(1, 60))
 def test_drawn_evenly_each_group_has_its_turn(sizes: list[int], batch_size: int) -> None:
     groups = groups_of(sizes)

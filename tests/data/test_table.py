@@ -252,6 +252,12 @@ def test_damaged_parquet(tmp_path: Path) -> None:
             read_table(path, numbers=["x"])
 
 
+def test_parquet_whose_text_is_not_utf_8(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": pa.array([b"male", b"m\xe4le"]).view(pa.string())}), tmp_path / "t.parquet")
+    with pytest.raises(BadInput, match=r"/t.parquet: not a Parquet file, or a damaged one"):
+        read_table(tmp_path / "t.parquet", numbers=[], texts=["x"])
+
+
 @pytest.mark.parametrize("kind", [pa.timestamp("s"), pa.list_(pa.int8()), pa.binary()])
 def test_parquet_columns_of_another_kind(tmp_path: Path, kind: pa.DataType) -> None:
     pq.write_table(pa.table({"x": pa.nulls(3, kind)}), tmp_path / "t.parquet")

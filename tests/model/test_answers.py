@@ -174,7 +174,7 @@ ROWS = st.lists(
 
 @CLOCKS
 @given(cells=ROWS, coverage=st.floats(0.001, 0.999))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_no_nan_ever_comes_out(clock: Clock, cells: list[tuple[object, ...]], coverage: float) -> None:
     rows = pd.DataFrame(cells, columns=list(input_columns(BLOOD9)))
     answers = answer(clock, rows, coverage, quantiles=True)
@@ -187,7 +187,7 @@ def test_no_nan_ever_comes_out(clock: Clock, cells: list[tuple[object, ...]], co
 
 @CLOCKS
 @given(broken=st.lists(st.booleans(), min_size=1, max_size=8))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_rows_that_abstain_do_not_touch_the_others(clock: Clock, broken: list[bool]) -> None:
     rows = blood_rows(len(broken), 6)
     spoilt = rows.assign(

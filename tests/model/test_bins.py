@@ -47,7 +47,7 @@ def test_bins_cover_the_support_and_the_last_may_be_narrower(head: BinsHead, edg
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0.1, 1.0, 5.0]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_quantiles_invert_the_piecewise_linear_distribution_function(seed: int, size: float) -> None:
     outputs = np.random.default_rng(seed).normal(0, size, (3, 4, BINS.outputs))
     probability = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
@@ -74,7 +74,7 @@ def test_a_bin_that_underflows_is_jumped_over(gone: float) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_whatever_the_logits_every_score_has_a_finite_quantile_within_the_support(data: st.DataObject) -> None:
     outputs = data.draw(arrays(float, (2, 3, BINS.outputs), elements=st.floats(-1e300, 1e300)))
     z = np.array([-np.inf, -40, -8.5, -3, 0, 3, 8.5, 40, np.inf])

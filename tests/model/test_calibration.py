@@ -125,7 +125,7 @@ def test_each_band_is_repaired_by_its_own_people() -> None:
 
 
 @given(pit=PITS, bands=BANDS, least=st.integers(1, 30), shrinkage=st.floats(1, 1e6), seed=st.integers(0, 5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_map_ascends_strictly_from_none_to_all(
     pit: Array, bands: int, least: int, shrinkage: float, seed: int
 ) -> None:
@@ -138,7 +138,7 @@ def test_every_map_ascends_strictly_from_none_to_all(
 
 
 @given(pit=PITS, levels=st.lists(st.floats(1e-6, 1 - 1e-6), min_size=1, max_size=9))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_map_and_its_inverse_undo_each_other(pit: Array, levels: list[float]) -> None:
     calibration = Calibration(np.empty(0), one_band(pit, 20.0)[None])
     asked = ndtr(calibration.network_scores(0, ndtri(np.array(levels))))
@@ -147,7 +147,7 @@ def test_the_map_and_its_inverse_undo_each_other(pit: Array, levels: list[float]
 
 
 @given(pit=PITS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_scores_rise_with_what_is_wanted_however_far_out(pit: Array) -> None:
     wanted = np.concatenate([np.linspace(-40, 40, 801), [-np.inf, np.inf]])
     scores = Calibration(np.empty(0), one_band(pit, 1.0)[None]).network_scores(0, np.sort(wanted))

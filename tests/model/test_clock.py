@@ -48,7 +48,7 @@ def blood_values(people: int, seed: int = 0) -> tuple[Array, Array, Array]:
 
 @every_clock
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_marker_makes_a_nan(clock: Clock, data: st.DataObject) -> None:
     """Missing, zero, negative, infinite, denormal and huge ones, alone and together."""
     cells = st.one_of(st.sampled_from(NASTY), st.floats(), st.floats(1, 200))
@@ -115,7 +115,7 @@ def test_only_the_mortality_clock_reads_age() -> None:
 @given(
     st.lists(st.integers(-10_000, 10_000), min_size=5, max_size=60, unique=True), st.integers(0, 10), st.integers(0, 9)
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_range_ends_are_means_of_five_people_and_nobodys_extreme(values: list[int], missing: int, seed: int) -> None:
     low, high = range_ends(np.random.default_rng(seed).permutation([*map(float, values), *[np.nan] * missing]))
     ascending = sorted(values)

@@ -74,7 +74,7 @@ def test_the_median_lies_in_the_middle_and_quantiles_rise(predicted: EnsembleDis
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @given(level=st.floats(1e-6, 1 - 1e-6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_cdf_undoes_quantiles(form: tuple[str, bool], level: float) -> None:
     distribution = people_of(HEADS[form[0]], 6, calibrated=form[1])
     values = distribution.quantiles(np.array([level]))[:, 0]
@@ -94,7 +94,7 @@ def test_cdf_beyond_everything_is_none_or_all(predicted: EnsembleDistribution) -
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @given(coverages=st.lists(st.floats(0.001, 0.999999), min_size=2, max_size=6, unique=True))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_intervals_are_nested_and_around_the_median(form: tuple[str, bool], coverages: list[float]) -> None:
     distribution = people_of(HEADS[form[0]], 6, calibrated=form[1])
     ends = [distribution.interval(coverage) for coverage in sorted(coverages)]
@@ -184,7 +184,7 @@ def test_a_person_alone_and_in_a_batch_are_the_same(calibrated: bool) -> None:
 
 
 @given(block=st.integers(1, 30), people=st.integers(0, 40), calibrated=st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_blocks_do_not_matter(block: int, people: int, calibrated: bool) -> None:
     distribution = people_of(BOUNDED, people, calibrated=calibrated)
     expected = summary(distribution)
@@ -234,7 +234,7 @@ def test_an_impossible_coverage_is_refused(coverage: float) -> None:
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @given(coverage=st.floats(0, 1, exclude_min=True, exclude_max=True))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_whatever_coverage_is_accepted_has_finite_ends(form: tuple[str, bool], coverage: float) -> None:
     """The largest double below 1 would round to a quantile at level 1: infinity."""
     distribution = people_of(HEADS[form[0]], 3, calibrated=form[1])

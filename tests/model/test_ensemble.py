@@ -63,7 +63,7 @@ def test_in_double_precision_torch_and_numpy_are_the_same_function() -> None:
 
 
 @given(st.integers(1, 40), st.integers(0, 60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_blocks_do_not_matter(block: int, people: int) -> None:
     made, rows = weights(network()), inputs(people)
     expected = forward(SHAPE, made, rows)

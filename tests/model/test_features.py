@@ -28,7 +28,7 @@ def blood_values(people: int) -> np.ndarray:
 
 
 @given(arrays(float, 6, elements=VALUES), arrays(float, 6, elements=VALUES))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_log_ast_alt_is_missing_or_within_its_limits(ast: np.ndarray, alt: np.ndarray) -> None:
     feature = log_ast_alt(ast, alt)
     usable = np.isfinite(ast) & np.isfinite(alt) & (ast > 0) & (alt > 0)
@@ -45,7 +45,7 @@ def test_log_ast_alt_known_values(ast: float, alt: float, expected: float) -> No
 
 
 @given(arrays(float, (4, len(BLOOD9.names)), elements=VALUES))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_scaled_features_are_finite_and_clipped_whatever_the_values(biomarkers: np.ndarray) -> None:
     scaling = fit_scaling(raw_features(BLOOD9, blood_values(50)))
     features = raw_features(BLOOD9, biomarkers)

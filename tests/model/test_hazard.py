@@ -36,7 +36,7 @@ def followed(hazard: Gompertz, age: Array, seed: int) -> tuple[Array, Array]:
 
 
 @given(st.floats(-14, -6), st.floats(0.02, 0.2), st.floats(20, 90), st.floats(0.01, 30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_accumulates_is_the_integral_of_the_hazard(alpha: float, beta: float, age: float, years: float) -> None:
     gompertz = Gompertz(alpha, beta)
     expected, _ = quad(lambda time: float(gompertz.hazard(np.array(age + time))), 0, years)

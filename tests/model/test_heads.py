@@ -30,7 +30,7 @@ def drawn(head: Head, seed: int = 0, size: float = 1.0) -> Array:
 
 @every_head
 @given(data=st.data(), levels=st.lists(st.floats(1e-12, 1 - 1e-12), min_size=2, max_size=9))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_quantiles_never_fall_as_the_level_rises(head: Head, data: st.DataObject, levels: list[float]) -> None:
     size = data.draw(st.sampled_from([3.0, 100.0, 1e6]))
     outputs = data.draw(arrays(float, (2, 3, head.outputs), elements=st.floats(-size, size)))
@@ -74,7 +74,7 @@ def test_slopes_between_knots_are_those_of_the_outputs() -> None:
 
 @pytest.mark.parametrize("head", [BOUNDED, UNBENT, BINS], ids=["bounded", "unbent", "bins"])
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_has_a_support_stays_within_it(head: QuantileHead | BinsHead, data: st.DataObject) -> None:
     outputs = data.draw(arrays(float, (2, 3, head.outputs), elements=st.floats(-1e3, 1e3)))
     quantiles = head.quantiles(outputs, ndtri(np.array([1e-300, 1e-9, *LEVELS, 1 - 1e-16])), AGES)

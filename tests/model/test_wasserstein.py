@@ -71,7 +71,7 @@ def test_gaussians_barycenter_is_that_of_pot(weights: Array | None) -> None:
 
 
 @given(ENSEMBLES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_moments_of_gaussians_are_exact(drawn: tuple[Array, Array, Array]) -> None:
     """Mean and sd of the barycenter are the weighted means; W2² between Gaussians is (m − m')² + (s − s')²."""
     means, sds, weights = drawn
@@ -131,7 +131,7 @@ def test_barycenters_quantiles_are_the_average_of_the_members_quantiles(weights:
 
 
 @given(ENSEMBLES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_variances_add_up_to_that_of_the_mixture(drawn: tuple[Array, Array, Array]) -> None:
     means, sds, weights = drawn
     found = barycenter_moments(at(NODES, means, sds), weights)
@@ -169,7 +169,7 @@ def test_the_nodes_stand_for_twenty_thousand_levels(head: Head, years: float, se
 
 
 @given(ENSEMBLES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_weights_select_and_equal_weights_are_the_default(drawn: tuple[Array, Array, Array]) -> None:
     means, sds, _ = drawn
     quantiles = at(NODES, means, sds)

@@ -85,7 +85,7 @@ FAULTS = st.one_of(st.none(), st.tuples(st.integers(0, 12), st.sampled_from([Con
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.lists(FAULTS, max_size=10), st.integers(1, 5))
-@tests(max_examples=150, deadline=None)
+@tests(max_examples=150)
 def test_each_point_is_written_once_and_in_order_whatever_breaks_off(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], plan: list[Any], runs: int
 ) -> None:

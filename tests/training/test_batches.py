@@ -49,7 +49,7 @@ def joined(batches: list[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @given(st.integers(1, 70), st.integers(1, 40), st.integers(0, 5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_member_sees_everybody_exactly_once(people: int, batch_size: int, seed: int) -> None:
     batches = epoch(people, batch_size, 0.1, seed)
     assert [batch.targets.shape[1] for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
@@ -74,7 +74,7 @@ def test_streams_are_of_their_own() -> None:
 
 
 @given(st.integers(1, 70), st.integers(1, 40), st.integers(0, 5), st.integers(0, 9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_epoch_goes_on_from_any_batch_as_if_it_had_not_stopped(
     people: int, batch_size: int, number: int, first: int
 ) -> None:
@@ -88,7 +88,7 @@ def test_an_epoch_goes_on_from_any_batch_as_if_it_had_not_stopped(
 
 
 @given(st.integers(1, 33), st.integers(1, 40))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_batch_is_the_same_in_whatever_pieces(people: int, size: int) -> None:
     [batch] = drawn(data(people), 40, Disturbance(0.3, 0.2))
     pieces = list(batch.split(size))

@@ -100,7 +100,7 @@ def test_what_is_loaded_is_bitwise_what_was_saved(folder: Path, monkeypatch: pyt
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=3, max_size=3))
-@examples(max_examples=20, deadline=None)
+@examples(max_examples=20)
 def test_sums_survive_as_json_bitwise(values: list[float]) -> None:
     assert json.loads(json.dumps(values)) == values
 
