@@ -39,7 +39,6 @@ def run(config: Config, panel: Panel, found: Access, cohort: CachedCohort) -> pd
             "cache_hit_rate": found.hit_rate,
             "cache_lock_seconds": found.lock_seconds,
             "cache_load_seconds": found.load_seconds,
-            "cache_rows": float(len(cohort.table)),
             "cache_seconds": time.perf_counter() - started,
         }
     )

@@ -10,8 +10,8 @@ import typer
 from henaw.config import Config, asset_folder, load_config
 from henaw.console import ProgressLine, run_stage
 from henaw.data.cache import CachedCohort
+from henaw.data.disclosure import publishable
 from henaw.data.panel import Panel, load_panel
-from henaw.data.participants import publishable
 from henaw.registry import tracking
 from henaw.validation.clean import clean, judge
 from henaw.validation.page import verdict_page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -148,6 +149,12 @@ def test_validate_logs_the_verdict_and_counts_alone(workplace: Path, capsys: pyt
         text = path.read_bytes()
         assert b"7773.1" not in text
         assert rows.loc[0, "participant_id"].encode() not in text
+    cohort, verdict = (
+        json.loads(next(path for path in artifacts if path.name == name).read_text())
+        for name in ("cohort.json", "verdict.json")
+    )
+    told = [verdict["rows"], verdict["set_aside"], *cohort.values()]
+    assert told == [300, "<5", 300, *[0] * (len(cohort) - 2), 300]  # the one that is missing cannot be worked out
     quarantine = workplace / ".henaw" / "quarantine.csv"
     assert "7773.1" in quarantine.read_text()
     assert quarantine.stat().st_mode & 0o077 == 0

@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from henaw.data.disclosure import SMALLEST_CELL
 from henaw.data.files import create_once, disk_errors, private_folder
 from henaw.errors import BadInput, EnvironmentProblem
 
@@ -114,11 +113,6 @@ def are_among(people: pd.Series[str] | pd.Index[str], known: Iterable[str]) -> N
 def _pseudonym(keyed: hmac.HMAC, person: str) -> str:
     keyed.update(person.encode())
     return keyed.hexdigest()[:PSEUDONYM_LENGTH]
-
-
-def publishable(counts: Mapping[str, int]) -> dict[str, int | str]:
-    """``counts`` of people as they may leave this machine: one to four stand as ``"<5"``."""
-    return {name: f"<{SMALLEST_CELL}" if 0 < count < SMALLEST_CELL else count for name, count in counts.items()}
 
 
 def _parse_key(text: str, where: str) -> bytes:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from henaw.config import Config
 from henaw.data.cohort import PARTICIPANT, required
+from henaw.data.disclosure import publishable
 from henaw.data.panel import Panel
-from henaw.data.participants import publishable
 from henaw.errors import BadInput
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from henaw.data.cohort import PARTICIPANT
-from henaw.data.participants import are_among, publishable
+from henaw.data.disclosure import publishable
+from henaw.data.participants import are_among
 from henaw.data.selection import rows_with
 from henaw.errors import BadInput
 from henaw.settings import Split as SplitSettings
@@ -37,7 +38,7 @@ class Split:
     sides: dict[str, pd.Index[str]]
 
     def to_dict(self) -> dict[str, int | str]:
-        """Numbers of people on each side, and left out; one to four stand as ``"<5"``."""
+        """Numbers of people on each side, and left out, as ``published``."""
         return publishable(self.people)
 
 

@@ -16,7 +16,6 @@ from henaw.evaluation.figures import figure, verdict
 from henaw.evaluation.subgroups import SubgroupFigures
 from henaw.evaluation.suppression import how_many
 from henaw.model.clock import Target
-from henaw.validation.verdict import published
 
 MAIN = {
     "age": ("mae_years", "r", "crps_years", "coverage_90", "width_90_years", "hazard_ratio"),
@@ -95,7 +94,7 @@ class Report:
         """The report in the types of JSON; what is undefined is null."""
         return {
             "target": self.target,
-            "people": published(self.people),
+            "people": self.people if self.people >= SMALLEST_CELL else f"<{SMALLEST_CELL}",
             "draws": self.draws,
             "figures": _estimates(self.figures),
             "subgroups": _rows(self.subgroups.table),

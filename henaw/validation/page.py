@@ -47,9 +47,9 @@ details { margin-top: .5rem; } summary { cursor: pointer; padding: .3rem 0; font
 footer { margin-top: 3rem; color: var(--soft); font-size: .9rem; }
 """
 
-_FOOTER = """Counts of one to four people stand as &lt;5; no participant's value is on this page. The rows set aside are
-in a file on the machine that validated them, with the rule. The suites are the files in expectations/; units are
-judged against what adults have, and reported, never converted."""
+_FOOTER = """Counts are rounded to multiples of five, one to four stand as &lt;5; no participant's value is on this
+page. The rows set aside are in a file on the machine that validated them, with the rule. The suites are the files in
+expectations/; units are judged against what adults have, and reported, never converted."""
 
 
 def verdict_page(verdict: dict[str, Any], source: str) -> str:

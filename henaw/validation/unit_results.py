@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 
 from henaw.config import asset_folder
+from henaw.data.disclosure import published
 from henaw.data.panel import Panel
 from henaw.validation.unit_mistakes import Suspicion, UnitDetector
-from henaw.validation.verdict import UNITS, SuiteResult, published
+from henaw.validation.verdict import UNITS, SuiteResult
 
 
 def judge_units(table: pd.DataFrame, panel: Panel) -> tuple[SuiteResult, ...]:

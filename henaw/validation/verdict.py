@@ -1,7 +1,7 @@
 """What the suites found in a participant table: counts for publishing, row positions for setting aside.
 
-A verdict holds no participant's value and no id. What it publishes (``to_dict``, ``markdown``) also holds no count of
-one to four people; the exact counts stay in ``results``, in this process.
+A verdict holds no participant's value and no id. What it publishes (``to_dict``, ``markdown``) has counts of people
+as ``published`` has them, and fractions of those; the exact counts stay in ``results``, in this process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from henaw.data.disclosure import SMALLEST_CELL
+from henaw.data.disclosure import SMALLEST_CELL, published
 from henaw.errors import BadInput
 
 OnFailure = Literal["block", "set_aside", "warn"]
@@ -99,7 +99,7 @@ class Verdict:
         return rows.assign(rule=pd.Series(self.rules, dtype="str"))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able counts; one to four people stand as ``"<5"``."""
+        """JSON-able counts, as ``published``."""
         return {
             "passed": self.passed,
             "panel": self.panel,
@@ -165,7 +165,7 @@ class Verdict:
         limit = "no row is left" if count == self.rows else f"expected at most {self.max_set_aside:.1%}"
         most = f"most by {worst.describe()}{self._unit_hint(worst)}"
         shown = f"{count} of {self.rows} rows set aside ({count / self.rows:.1%})"
-        return f"{shown if count == published(count) else f'{published(count)} rows set aside'}, {limit}; {most}"
+        return f"{shown if count >= SMALLEST_CELL else f'{published(count)} rows set aside'}, {limit}; {most}"
 
     def _unit_hint(self, worst: SuiteResult) -> str:
         """Why ``worst`` fails, where its column as a whole looks like another unit."""
@@ -200,10 +200,8 @@ def verdict_metrics(document: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
 
 
-def published(count: int) -> int | str:
-    """``count`` of people as it may leave this machine."""
-    return f"<{SMALLEST_CELL}" if 0 < count < SMALLEST_CELL else count
-
-
 def _published_fraction(result: SuiteResult) -> float | str:
-    return f"<{SMALLEST_CELL} rows" if 0 < result.unexpected < SMALLEST_CELL else round(result.fraction, 6)
+    rows, checked = published(result.unexpected), published(result.checked)
+    if isinstance(rows, str) or isinstance(checked, str):
+        return f"<{SMALLEST_CELL} rows"
+    return round(rows / checked, 6) if rows else 0.0

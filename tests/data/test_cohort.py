@@ -280,7 +280,7 @@ def test_counts_are_of_people_not_of_visits(panel: Panel) -> None:
 def test_nobody_left_says_why_without_small_counts(panel: Panel) -> None:
     with pytest.raises(BadInput) as caught:
         select(table(age_years=[10.0] * 6 + [np.nan]), load_config(), panel)
-    assert "participants 7, left_out.age_unknown <5, left_out.age_outside 6, selected 0" in str(caught.value)
+    assert "participants 5, left_out.age_unknown <5, left_out.age_outside 5, selected 0" in str(caught.value)
 
 
 def test_an_exclusion_that_meets_nobody_is_warned_of(panel: Panel, caplog: pytest.LogCaptureFixture) -> None:

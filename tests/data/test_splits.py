@@ -98,10 +98,11 @@ def test_values_may_be_numbers() -> None:
 
 def test_counts_are_of_people_and_small_ones_are_hidden() -> None:
     parts = split(visits(100), settings(), 0)
-    assert parts.to_dict() == {"train": 72, "calibration": 8, "test": 20, "left_out": 0}
+    assert parts.people == {"train": 72, "calibration": 8, "test": 20, "left_out": 0}
+    assert parts.to_dict() == {"train": 70, "calibration": 10, "test": 20, "left_out": 0}
     few = split(visits(20), settings(), 0)
     assert few.people["calibration"] == 2
-    assert few.to_dict() == {"train": 14, "calibration": "<5", "test": "<5", "left_out": 0}
+    assert few.to_dict() == {"train": 15, "calibration": "<5", "test": "<5", "left_out": 0}
 
 
 @pytest.mark.parametrize(
