@@ -73,9 +73,9 @@ def read_cohort(config: Config, panel: Panel) -> Cohort:
         raise BadInput(f"{config.source.data}: changed while it was read; run again when it is complete")
     try:
         ids = participant_ids(rows, id_columns)
-        if (out := gone.rows(ids)).any():
-            rows, ids = rows[~out].reset_index(drop=True), ids[~out].reset_index(drop=True)
-            logger.info("withdrawn: %d rows of the source are left out", out.sum())
+        if kind != "ukbiobank":  # which is read without them
+            kept = ~gone.rows(ids)
+            rows, ids = rows[kept].reset_index(drop=True), ids[kept].reset_index(drop=True)
         people = pseudonyms(ids, load_or_create_key(Path(config.state.folder)))
     except BadInput as error:
         raise BadInput(f"{config.source.data or 'synthetic'}: id columns {', '.join(id_columns)}: {error}") from None

@@ -8,6 +8,7 @@ person.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from henaw.data.files import digest_values, is_folder, private_folder, require_f
 from henaw.data.locks import locked
 from henaw.data.participants import are_among, load_or_create_key, pseudonyms
 from henaw.errors import BadInput, EnvironmentProblem, IntegrityError
+
+logger = logging.getLogger(__name__)
 
 LEDGER_FILE = "withdrawn.json"
 
@@ -50,7 +53,7 @@ class Withdrawals:
         return digest_values(sorted(people))
 
     def rows(self, ids: pd.Series[str]) -> NDArray[np.bool_]:
-        """Which of ``ids`` belong to a person who has withdrawn, (n,).
+        """Which of ``ids``, a source's, belong to a person who has withdrawn, (n,); how many is logged, none too.
 
         Raises:
             BadInput: ids that break the rule.
@@ -59,6 +62,8 @@ class Withdrawals:
         gone = are_among(ids, self.ids)
         if self.pseudonyms:
             gone = gone | are_among(pseudonyms(ids, load_or_create_key(self.state)), self.pseudonyms)
+        if self.ids or self.pseudonyms:
+            logger.info("withdrawn: %d rows of the source are left out", gone.sum())
         return gone
 
 

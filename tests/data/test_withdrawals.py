@@ -144,10 +144,20 @@ def test_the_withdrawn_are_gone_and_another_cohort_follows(tmp_path: Path, caplo
     pd.testing.assert_frame_equal(cohort.table, everyone.table[keep.to_numpy()].reset_index(drop=True))
     assert cohort.digest != everyone.digest
     assert "read 37 rows of 37 participants" in caplog.text
+    assert "withdrawn: 3 rows of the source are left out" in caplog.text
     assert "read 40 rows" not in caplog.text.partition("read 37")[0]
     assert not any(person in caplog.text for person in gone)
     put(tmp_path / "w.csv", "\n".join(gone))
     assert source_digest(config, PANEL) != cohort.digest
+
+
+def test_a_list_in_which_nobody_of_the_source_is_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    people(tmp_path)
+    put(tmp_path / "w.csv", "nobody\n")
+    with caplog.at_level(logging.INFO):
+        cohort = read_cohort(settings(tmp_path, withdrawals=[str(tmp_path / "w.csv")]), PANEL)
+    assert len(cohort.table) == 40
+    assert "withdrawn: 0 rows of the source are left out" in caplog.text
 
 
 def test_whom_the_command_was_told_of_stays_away_without_a_list(tmp_path: Path) -> None:
@@ -200,6 +210,7 @@ def test_of_an_export_they_are_gone_before_the_first_count(
         cohort = read_cohort(config, PANEL)
     assert len(cohort.table) == 55
     assert "55 participants in 1 files" in caplog.text
+    assert caplog.text.count("withdrawn: 5 rows of the source are left out") == caplog.text.count("withdrawn:") == 1
     assert "60" not in "".join(
         record.getMessage() for record in caplog.records if "participants" in record.getMessage()
     )
