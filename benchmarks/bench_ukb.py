@@ -70,16 +70,19 @@ READERS: dict[str, Callable[[Path], int]] = {"henaw": henaw, "polars": polars, "
 
 
 def compare(path: Path, readers: list[str], repeats: int) -> None:
-    """Print seconds of each reader and HENAW's ratios to the others."""
+    """Print seconds of each reader, on the wall and of CPU, and HENAW's ratios to the others (of those on the wall)."""
     seconds: dict[str, list[float]] = {name: [] for name in readers}
+    work: dict[str, list[float]] = {name: [] for name in readers}
     for _ in range(repeats):
         for name in readers:
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), time.process_time()
             READERS[name](path)
             seconds[name].append(time.perf_counter() - start)
+            work[name].append(time.process_time() - worked)
     for name in readers:
         rounds = " ".join(f"{value:.2f}" for value in seconds[name])
-        print(f"  {name:7s} {statistics.median(seconds[name]):7.2f} s   ({rounds})")
+        cpu = statistics.median(work[name])
+        print(f"  {name:7s} {statistics.median(seconds[name]):7.2f} s   ({rounds}), CPU {cpu:.2f} s")
     for name in readers[1:]:
         ratio = statistics.median(a / b for a, b in zip(seconds["henaw"], seconds[name], strict=True))
         print(

@@ -63,7 +63,7 @@ def environment() -> dict[str, str]:
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240, check=False
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600, check=False
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.make_ukb_export import CONVENTIONS, write_export, write_mixed
 from tests.test_end_to_end import project_copy, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sources")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("sources")]
 
 SETTINGS = {"NHANES table": "source.id_columns=[cycle,seqn]"}
 
