@@ -12,6 +12,7 @@ from henaw.config import Config
 from henaw.console import ProgressLine
 from henaw.data.panel import Panel
 from henaw.data.stored_splits import kept_split
+from henaw.errors import EnvironmentProblem
 from henaw.evaluation import training_plots
 from henaw.model.clock import Clock
 from henaw.registry import tracking
@@ -61,8 +62,16 @@ class WayOn(Events):
 
     def on_stopped(self, epoch: int, batch: int) -> None:
         """Name the command."""
-        command = f"mlflow run . -e train -P resume={self._run_id}"
-        logger.warning("stopped in epoch %d after %d steps of it; all is saved, go on with: %s", epoch, batch, command)
+        logger.warning(
+            "stopped in epoch %d after %d steps of it; all is saved, go on with: %s",
+            epoch,
+            batch,
+            _command(self._run_id),
+        )
+
+
+def _command(run_id: str) -> str:
+    return f"mlflow run . -e train -P resume={run_id}"
 
 
 def run(config: Config, panel: Panel, table: pd.DataFrame, progress: ProgressLine, checkpoints: Checkpoints) -> Fitted:
@@ -79,14 +88,20 @@ def run(config: Config, panel: Panel, table: pd.DataFrame, progress: ProgressLin
     settled = FREE_SETTINGS if session().resumed else set()  # may be others now, and a run keeps its parameters
     training = config.training.model_dump(exclude=settled)
     tracking.log_params({f"training.{name}": value for name, value in training.items()})
-    clock, _ = fit_clock(
-        table.iloc[parts.train],
-        table.iloc[parts.calibration],
-        panel,
-        config,
-        Listeners([TrackingEvents(), ProgressEvents(progress), WayOn(checkpoints.folder.name)]),
-        checkpoints,
-    )
+    run_id = checkpoints.folder.name
+    try:
+        clock, _ = fit_clock(
+            table.iloc[parts.train],
+            table.iloc[parts.calibration],
+            panel,
+            config,
+            Listeners([TrackingEvents(), ProgressEvents(progress), WayOn(run_id)]),
+            checkpoints,
+        )
+    except EnvironmentProblem:
+        if checkpoints.saved():
+            logger.warning("the last checkpoint is whole; once the cause is mended, go on with: %s", _command(run_id))
+        raise
     history = list(read_history(checkpoints.history_path))
     tracking.log_json(history, "history.json")
     loss = {"age": "CRPS (years)", "mortality": "negative log likelihood (nats)"}

@@ -36,8 +36,13 @@ def run(config: Config, resume: str = "") -> tuple[Report, Version]:
     """Walk a cohort through all stages, with one parent run and a child run a stage; ``resume``: which run goes on."""
     panel = load_panel(config.panel, asset_folder("mlproject") / "panels")
     progress = ProgressLine()
-    with tracking.parent_run(config, "train", resume) as run_id:
-        checkpoints = Checkpoints(checkpoint_folder(config, run_id), config.training)
+    with ExitStack() as alone:
+        checkpoints = Checkpoints(checkpoint_folder(config, resume), config.training)
+        if resume:  # before anything is written to a run in which another process may be at work
+            alone.enter_context(checkpoints.held())
+        run_id = alone.enter_context(tracking.parent_run(config, "train", resume))
+        if not resume:
+            checkpoints = Checkpoints(checkpoint_folder(config, run_id), config.training)
         with ExitStack() as building:  # an equal run in another process waits until this cohort is kept
             with tracking.child_run("validate"), progress.stage("validate"):
                 found = building.enter_context(cache.looked_up(config, panel))
@@ -47,6 +52,7 @@ def run(config: Config, resume: str = "") -> tuple[Report, Version]:
                 table = cache.run(config, panel, found, cohort)
         with tracking.child_run("train"), progress.stage("train"):
             fitted = fit.run(config, panel, table, progress, checkpoints)
+            alone.enter_context(checkpoints.held())  # nobody else goes on with what is only to be evaluated
             record_training(Path(config.state.folder), run_id, fitted.train[PARTICIPANT])
         with tracking.child_run("evaluate"), progress.stage("evaluate"):
             report = evaluate.run(config, fitted.clock, fitted.train, fitted.test)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import signal
 from pathlib import Path
@@ -11,7 +12,10 @@ import typer
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from henaw.config import load_config
 from henaw.console import run_app
+from henaw.training import checkpoint
+from henaw.training.checkpoints import Checkpoints
 from pipelines import fit, train
 
 TINY = "training.epochs=4 network.members=2 network.hidden=[8] source.people=600"
@@ -57,6 +61,12 @@ def test_a_stopped_run_says_how_to_go_on_and_does(
     saved = workplace / ".henaw" / "checkpoints" / run_id
     assert saved.stat().st_mode & 0o077 == 0
 
+    before = [each.to_dictionary() for each in (client.get_run(run_id), *children(client, run_id).values())]
+    with Checkpoints(saved, load_config().training).held():  # as a process that has gone on with it already
+        assert call("--resume", run_id) == 2
+    assert f"run {run_id}: another process is training it" in capsys.readouterr().err
+    assert [each.to_dictionary() for each in (client.get_run(run_id), *children(client, run_id).values())] == before
+
     assert call("--resume", run_id, "--overrides", "seed=3") == 2
     assert call("--resume", "../other") == 2
     assert call("--resume", run_id) == 0
@@ -73,6 +83,31 @@ def test_a_stopped_run_says_how_to_go_on_and_does(
     assert call("--profile", "smoke", "--overrides", TINY) == 0
     weights = {path.read_bytes() for path in workplace.rglob("weights.safetensors")}
     assert len(weights) == 1, "bitwise the clock of a run that was never stopped"
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_a_run_with_the_way_on(
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real, calls = checkpoint._write, 0
+
+    def full(path: Path, content: bytes) -> None:
+        nonlocal calls
+        calls += 1
+        real(path, content[:100] if calls > 9 else content)  # the third checkpoint
+        if calls > 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_write", full)
+        assert call("--profile", "smoke", "--overrides", TINY) == 3
+    assert "No space left on device" in capsys.readouterr().err
+    [run_id] = re.findall(r"once the cause is mended, go on with: mlflow run \. -e train -P resume=(\w+)", caplog.text)
+    assert call("--resume", run_id) == 0
+    assert MlflowClient().get_run(run_id).info.status == "FINISHED"
 
 
 def test_a_run_of_another_machine_is_not_resumed_here(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,7 +82,8 @@ class AgeSampler:
         self._sizes = sizes[sizes > 0].to(groups.device)
         self._group_bits = present << (_INDEX_BITS + _RANDOM_BITS)
         self._slots = slots.to(groups.device)  # the group of each position in an epoch
-        self._slots_by_group = torch.argsort(self._slots, stable=True)
+        by_group = torch.argsort(self._slots, stable=True)
+        self._rank = torch.argsort(by_group)  # of each position among all, group by group
 
     def __iter__(self) -> Iterator[Tensor]:
         """The batches that are left of the current epoch."""
@@ -104,9 +105,7 @@ class AgeSampler:
             chosen = (random * self._sizes[self._slots]) >> _RANDOM_BITS
             return self._grouped[starts[self._slots] + chosen]
         keys = _sorted(random.bitwise_left_shift_(_INDEX_BITS).bitwise_or_(self._group_bits + self._people))
-        order = torch.empty_like(keys)
-        order[:, self._slots_by_group] = keys.bitwise_and_(_MOST_PEOPLE - 1)
-        return order
+        return _taken(keys.bitwise_and_(_MOST_PEOPLE - 1), self._rank)
 
 
 def age_groups(age_years: ArrayLike) -> Tensor:
@@ -188,3 +187,9 @@ def _sorted(keys: Tensor) -> Tensor:
         keys.numpy().sort(axis=1)
         return keys
     return torch.sort(keys, dim=1).values
+
+
+def _taken(rows: Tensor, columns: Tensor) -> Tensor:
+    if rows.device.type == "cpu":  # here numpy takes a fifth of torch's time
+        return torch.from_numpy(rows.numpy().take(columns.numpy(), axis=1))
+    return rows.index_select(1, columns)

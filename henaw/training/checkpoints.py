@@ -34,6 +34,7 @@ class Checkpoints:
     def __init__(self, folder: Path, settings: Training) -> None:
         """Use ``folder``, which is made when it is first needed; ``settings`` say how many stay."""
         self.folder, self.keep = folder, settings.checkpoints_kept
+        self._lock = filelock.FileLock(folder / "lock", mode=0o600, fallback_to_soft=False)
 
     @property
     def history_path(self) -> Path:
@@ -46,16 +47,15 @@ class Checkpoints:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """The folder for this process alone, cleared of what killed processes left.
+        """The folder for this process alone, cleared of what killed processes left; who holds it may hold it again.
 
         Raises:
             BadInput: another process is training this run.
             EnvironmentProblem: the folder cannot be made or written to.
         """
         private_folder(self.folder)
-        lock = filelock.FileLock(self.folder / "lock", mode=0o600, fallback_to_soft=False)
         try:
-            lock.acquire(timeout=0)
+            self._lock.acquire(timeout=0)
         except filelock.Timeout:
             raise BadInput(f"run {self.folder.name}: another process is training it") from None
         except OSError as error:
@@ -65,7 +65,7 @@ class Checkpoints:
                 shutil.rmtree(leftover, ignore_errors=True)
             yield
         finally:
-            lock.release()
+            self._lock.release()
 
     def saved(self) -> list[Path]:
         """The checkpoints, oldest first."""

@@ -42,6 +42,7 @@ class GatheringCheckpoints(Checkpoints):
     ) -> None:
         """Keep where ``kept`` does what belongs to ``fingerprint``; ``parts`` are each rank's members."""
         super().__init__(kept.folder, settings)
+        self._lock = kept._lock
         self._ranks, self._parts, self._fingerprint = ranks, parts, fingerprint
 
     def save(self, epoch: int, batch: int, contents: Contents, fingerprint: Fingerprint) -> None:

@@ -6,9 +6,12 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
+from henaw.training import checkpoints, trainer
 from henaw.training.checkpoints import Checkpoints
 from henaw.training.interruption import signals_deferred
 from henaw.training.telemetry import Events
@@ -96,6 +99,46 @@ def test_a_stopped_run_is_saved_where_it_stopped_and_ends_bitwise_the_same(
     assert events.stopped == stopped
     newest = Checkpoints(tmp_path / "run", SETTINGS).saved()[-1]
     assert newest.name == f"epoch-{stopped[0]:06d}-batch-{stopped[1]:08d}"
+    saved_run(tmp_path / "run", SETTINGS)
+    saved_run(tmp_path / "undisturbed", SETTINGS)
+    assert digest_of(tmp_path / "run") == digest_of(tmp_path / "undisturbed")
+
+
+@pytest.mark.usefixtures("termination_raises")
+@pytest.mark.parametrize(
+    ("module", "name", "call", "stopped"),
+    [
+        (trainer, "fingerprint", 1, (0, 1)),  # set-up
+        (checkpoints, "write_checkpoint", 1, (0, 1)),  # the checkpoint before the first step
+        (trainer, "evaluate_members", 2, (2, 0)),
+        (checkpoints, "write_checkpoint", 3, (2, 0)),
+        (trainer, "evaluate_members", 4, (4, 0)),
+        (checkpoints, "write_checkpoint", 5, (4, 0)),
+    ],
+)
+def test_a_signal_during_set_up_validation_and_saving_is_held_back_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, call: int, stopped: tuple[int, int]
+) -> None:
+    real, calls, events = getattr(module, name), [], Signaling(at=("", 0))
+
+    def signaled(*arguments: Any, **named: Any) -> Any:
+        calls.append(name)
+        if len(calls) == call:
+            signal.raise_signal(signal.SIGTERM)
+        return real(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, signaled)
+        with pytest.raises(Terminated):
+            saved_run(tmp_path / "run", SETTINGS, events)
+    assert len(calls) >= call
+    if name == "fingerprint":  # nothing is done yet, and nothing has to be saved
+        assert events.stopped == ()
+    else:
+        assert events.stopped == stopped
+        newest = Checkpoints(tmp_path / "run", SETTINGS).saved()[-1]
+        assert newest.name == f"epoch-{stopped[0]:06d}-batch-{stopped[1]:08d}"
+    assert not list((tmp_path / "run").glob(".*.tmp")) if (tmp_path / "run").exists() else True
     saved_run(tmp_path / "run", SETTINGS)
     saved_run(tmp_path / "undisturbed", SETTINGS)
     assert digest_of(tmp_path / "run") == digest_of(tmp_path / "undisturbed")
