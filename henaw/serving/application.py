@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
+import shutil
+import signal
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NoReturn
 
 from henaw.config import Config
 from henaw.console import set_up_logging
@@ -20,7 +26,7 @@ from henaw.serving.guard import Guard
 from henaw.serving.keys import Keyring
 from henaw.serving.lifecycle import Lifecycle, Load
 from henaw.serving.listening import is_loopback
-from henaw.serving.metrics import Metrics
+from henaw.serving.metrics import FOLDER_VARIABLE, Metrics
 from henaw.serving.plan import plan
 from henaw.serving.rates import rates_from_environment
 from henaw.serving.slots import Slots
@@ -29,6 +35,7 @@ from henaw.settings import Serving
 logger = logging.getLogger(__name__)
 
 OPTIONS_VARIABLE = "HENAW_SERVE_OPTIONS"  # from the process that was started to its workers
+_EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - names to compare with
 STARTUP_FAILURE = 3  # with it uvicorn's supervisor gives up instead of starting the worker again
 
 
@@ -63,10 +70,14 @@ def build(options: Options, load: Load, find: Callable[[str], Load] | None = Non
     comparison = Comparison(
         compared, Path(config.state.folder), figures, find or registry_loader, serving.reload_seconds
     )
-    lifecycle.before_ready, lifecycle.at_stop = comparison.start, comparison.stop
-    endpoints = Endpoints(
-        serving, lifecycle, slots, rates_from_environment(serving.rate), figures, comparison, _mlflow_version()
-    )
+    rates = rates_from_environment(serving.rate)
+
+    async def stop() -> None:
+        await comparison.stop()
+        await rates.close()
+
+    lifecycle.before_ready, lifecycle.at_stop = comparison.start, stop
+    endpoints = Endpoints(serving, lifecycle, slots, rates, figures, comparison, _mlflow_version())
     guard = Guard(
         {**endpoints.routes(), **_page_routes(serving, endpoints)},
         hosts=hosts(options.host, serving.hosts),
@@ -89,7 +100,8 @@ def _page_routes(serving: Serving, endpoints: Endpoints) -> Mapping[str, Route]:
 
 def hosts(host: str, more: list[str]) -> list[str]:
     """Names that the server answers for: those of the address it listens on, and ``more``."""
-    own = ["localhost", "127.0.0.1", "[::1]"] if is_loopback(host) else [host, socket.gethostname()]
+    here = ["localhost", "127.0.0.1", "[::1]"] if is_loopback(host) or host in _EVERY_ADDRESS else []
+    own = here if is_loopback(host) else [*here, host, socket.gethostname()]
     return [*own, f"[{host}]" if ":" in host else host, *more]
 
 
@@ -97,18 +109,38 @@ def create() -> Guard:
     """The application of a worker process; uvicorn's supervisor has it made by this name."""
     set_up_logging()
     options = Options(**json.loads(os.environ[OPTIONS_VARIABLE]))
-    guard, slots = build(options, registry_loader(options.model))
+    try:
+        guard, slots = build(options, registry_loader(options.model))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it would be the same the next time
+        _give_up(error)
+    guard.opens_when_ready = True  # until then the other workers are asked
+    supervisor = multiprocessing.parent_process()
+    if supervisor is not None:
+        threading.Thread(target=_leave_after, args=(supervisor,), daemon=True).start()
 
     def leave() -> None:
         """Report a failure to the supervisor, and do not wait for threads that no deadline could stop."""
         if (failure := guard.lifecycle.failure) is not None:
-            logger.error("%s", failure if isinstance(failure, HenawError) else trace_without_text(failure))
-            os._exit(STARTUP_FAILURE)
+            _give_up(failure)
+        if supervisor is not None and not supervisor.is_alive():
+            shutil.rmtree(os.environ.get(FOLDER_VARIABLE, ""), ignore_errors=True)  # it would have
         if slots.taken:
             os._exit(0)
 
     guard.at_exit = leave
     return guard
+
+
+def _give_up(failure: Exception) -> NoReturn:
+    logger.error("%s", failure if isinstance(failure, HenawError) else trace_without_text(failure))
+    os._exit(STARTUP_FAILURE)
+
+
+def _leave_after(supervisor: BaseProcess) -> None:
+    """Have this worker drain once whoever started it is gone: killed, it told nobody."""
+    supervisor.join()
+    logger.error("the server's first process is gone; this worker leaves too")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def registry_loader(model: str) -> Load:

@@ -35,6 +35,8 @@ _PROGRAM = "henaw.serving.mlflow_process"
 _WAITING = 128  # asked and not yet taken
 _PAUSE_SECONDS, _LEAVING_SECONDS = 1.0, 5.0
 _AGAIN_SECONDS = 5
+_TAKEN_SECONDS = 5.0  # a question that the process has not taken up by then holds no slot any longer
+TAKEN = b"\n"
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,8 @@ def mlflow_beside(model: str) -> Iterator[None]:
 
     It begins by finding ``model``, before anybody asks.
     """
-    folder = Path(tempfile.mkdtemp(prefix="henaw-mlflow-"))
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(folder / "socket"))
+        folder = _bound_in_private_folder(listening)
         listening.listen(_WAITING)  # here, so that who asks early waits, and one process after another can answer
         os.environ[ADDRESS_VARIABLE] = str(folder / "socket")
         keeper = _Keeper(folder, listening, model)
@@ -77,11 +78,25 @@ def mlflow_beside(model: str) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _bound_in_private_folder(listening: socket.socket) -> Path:
+    parent = tempfile.gettempdir()
+    folder: Path | None = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="henaw-mlflow-"))
+        listening.bind(str(folder / "socket"))
+    except OSError as error:
+        if folder is not None:
+            folder.rmdir()
+        said = "no socket can be made there; expected TMPDIR to be a folder that may be written, with a short path"
+        raise EnvironmentProblem(f"{parent}: {said} ({error.strerror or error})") from None
+    return folder
+
+
 class _Keeper:
     """Keeps one process running."""
 
     def __init__(self, folder: Path, listening: socket.socket, model: str) -> None:
-        self._arguments = [sys.executable, "-m", _PROGRAM, str(folder), str(listening.fileno()), model]
+        self._arguments = [sys.executable, "-P", "-m", _PROGRAM, str(folder), str(listening.fileno()), model]
         self._inherited = (listening.fileno(),)
         self._ending = threading.Event()
         self._process = self._started()
@@ -159,6 +174,8 @@ async def _answered(name: str, number: int, body: bytes) -> tuple[int, bytes]:
         reader, writer = await asyncio.open_unix_connection(os.environ[ADDRESS_VARIABLE])
         try:
             writer.write(head({"ask": "csv", "name": name, "number": number, "bytes": len(body)}) + body)
+            async with asyncio.timeout(_TAKEN_SECONDS):
+                await reader.readexactly(len(TAKEN))
             reply = json.loads(await reader.readline())
             return reply["status"], await reader.readexactly(reply["bytes"])
         finally:

@@ -17,7 +17,7 @@ from henaw.serving.asgi import Request
 from henaw.serving.challenger import Follower, unlike
 from henaw.serving.csv_rows import Scored
 from henaw.serving.ledger import FLUSH_SECONDS, Ledger, Subject
-from henaw.serving.lifecycle import Load, Served
+from henaw.serving.lifecycle import Load, Served, unhindered
 from henaw.serving.metrics import Metrics
 from henaw.serving.plan import Plan
 from henaw.serving.refusals import Refusal
@@ -83,12 +83,12 @@ class Comparison:
             BadInput: one that cannot be meant.
         """
         if self._follower is not None:
-            await asyncio.to_thread(self._follower.require, champion)
+            await unhindered(self._follower.require, champion)
             self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._flush())]
         if self._shadow is not None and self._plan.shadow is not None:
             if self._plan.shadow != self._plan.split:  # loaded once to see that it can be; the shadow has its own
                 once = Follower("shadow", self._plan.shadow, self._find(self._plan.shadow), self._failed)
-                await asyncio.to_thread(once.require, champion)
+                await unhindered(once.require, champion)
             self._shadow.start()
 
     async def stop(self) -> None:
@@ -105,7 +105,7 @@ class Comparison:
         assert self._follower is not None
         while self._reload_seconds:
             await asyncio.sleep(self._reload_seconds)
-            await asyncio.to_thread(self._follower.refresh)
+            await unhindered(self._follower.refresh)
 
     async def _flush(self) -> None:
         while True:

@@ -30,7 +30,12 @@ _WAITED = "henaw.waited"  # in a scope: it is among those that wait
 
 
 class Guard:
-    """The application that uvicorn runs; ``at_exit`` is called when it has stopped."""
+    """The application that uvicorn runs.
+
+    Attributes:
+        at_exit: called when it has stopped.
+        opens_when_ready: no connection is accepted before it is known whether there is something to serve.
+    """
 
     def __init__(
         self,
@@ -50,6 +55,7 @@ class Guard:
         self._routes, self._hosts = routes, frozenset(host.lower() for host in hosts)
         self._keyring, self.lifecycle, self._metrics, self._audit = keyring, lifecycle, metrics, audit
         self._room, self._waiting = room, 0
+        self.opens_when_ready = False
         self.at_exit: Callable[[], None] = lambda: None
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -62,6 +68,8 @@ class Guard:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         await self.lifecycle.start()
+        if self.opens_when_ready:
+            await self.lifecycle.decided.wait()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.lifecycle.stop()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import signal
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from henaw.errors import HenawError, trace_without_text
 from henaw.model.clock import Clock
@@ -17,6 +19,9 @@ from henaw.serving.metrics import Metrics
 from henaw.serving.refusals import Refusal, retry_after
 
 logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _CLOSING_SECONDS = 0.3  # requests on connections of before are told that this server leaves
 _START_AGAIN_SECONDS = 5
@@ -49,6 +54,7 @@ class Lifecycle:
 
     Attributes:
         failure: why there is nothing to serve, once that is known.
+        decided: set when it is known whether there is, or is to leave before.
         before_ready: awaited with the version that will answer; what it raises is a failure.
         at_stop: awaited when all is answered.
         at_closing: called when ``closing`` begins.
@@ -60,6 +66,7 @@ class Lifecycle:
         self._reload_seconds, self._drain_seconds = reload_seconds, drain_seconds
         self.phase: Literal["starting", "ready", "draining", "closing"] = "starting"
         self.failure: Exception | None = None
+        self.decided = asyncio.Event()
         self.before_ready: Callable[[Served], Awaitable[None]] = _nothing
         self.at_stop: Callable[[], Awaitable[None]] = _nothing
         self.at_closing: Callable[[], None] = lambda: None
@@ -113,16 +120,18 @@ class Lifecycle:
 
     async def _follow(self) -> None:
         try:
-            served = await asyncio.to_thread(self._load, None)
+            served = await unhindered(self._load, None)
             assert served is not None
             await self.before_ready(served)
         except Exception as error:  # noqa: BLE001 - whatever it is, there is nothing to serve
             self.failure = error
+            self.decided.set()
             self._stop_server(signal.SIGTERM)
             return
         self._take(served)
         if self.phase == "starting":
             self.phase = "ready"
+        self.decided.set()
         while self._reload_seconds:
             await asyncio.sleep(self._reload_seconds)
             await self._reload(served.number)
@@ -130,7 +139,7 @@ class Lifecycle:
 
     async def _reload(self, number: int) -> None:
         try:
-            newer = await asyncio.to_thread(self._load, number)
+            newer = await unhindered(self._load, number)
         except Exception as error:  # noqa: BLE001 - the version that answers goes on
             self._metrics.reload_failures.inc()
             reason = str(error) if isinstance(error, HenawError) else trace_without_text(error)
@@ -171,6 +180,7 @@ class Lifecycle:
         if self.leaves:
             return
         self.phase = "draining"
+        self.decided.set()
         seconds = self._drain_seconds if number == signal.SIGTERM else 0.0
         logger.info("stopping: not ready any more, answering for another %g s", seconds)
         asyncio.get_running_loop().call_later(seconds, self._close, number)
@@ -179,6 +189,21 @@ class Lifecycle:
         self.phase = "closing"
         self.at_closing()
         asyncio.get_running_loop().call_later(_CLOSING_SECONDS, self._stop_server, number)
+
+
+async def unhindered(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """As ``asyncio.to_thread``, for what may hang: the end of the loop and of the process do not wait for it."""
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*arguments, **named))
+        except Exception as error:  # noqa: BLE001 - raised where it is awaited
+            with suppress(concurrent.futures.InvalidStateError):  # nobody waits any more
+                future.set_exception(error)
+
+    threading.Thread(target=run, name="henaw-load", daemon=True).start()
+    return await asyncio.wrap_future(future)
 
 
 async def _nothing(*_: Served) -> None:

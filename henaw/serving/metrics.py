@@ -72,6 +72,7 @@ class Metrics:
             "henaw_comparison_unwritten", "Times that the sums of a comparison could not be written", registry=own
         )
         self._models: set[str] = set()
+        self._answering: Gauge | None = None
         self._registry = own
         if FOLDER_VARIABLE in os.environ:
             self._registry = CollectorRegistry()
@@ -111,8 +112,11 @@ class Metrics:
 
     def serves(self, name: str, version: int) -> None:
         """Say which version answers now."""
+        if self._answering is not None:
+            self._answering.set(0)  # in the files of several workers a value that was cleared would stay
         self._model.clear()
-        self._model.labels(name, str(version)).set(1)
+        self._answering = self._model.labels(name, str(version))
+        self._answering.set(1)
 
     def text(self) -> bytes:
         """All figures in Prometheus' text format."""

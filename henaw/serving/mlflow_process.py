@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from henaw.console import set_up_logging
 from henaw.errors import BadInput, HenawError, trace_without_text
 from henaw.serving.asgi import Application, Message
-from henaw.serving.beside import Found, head
+from henaw.serving.beside import TAKEN, Found, head
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,6 +107,8 @@ def answer(versions: Versions, stream: BinaryIO) -> None:
     if asked["ask"] == "find":
         stream.write(head(_found(versions, asked["uri"], asked["current"])))
     else:
+        stream.write(TAKEN)
+        stream.flush()
         status, reply = _scored(versions, asked["name"], asked["number"], stream.read(asked["bytes"]))
         stream.write(head({"status": status, "bytes": len(reply)}) + reply)
     stream.flush()

@@ -7,11 +7,18 @@ import logging
 import math
 import os
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, cast
 
 from limits import RateLimitItem, aio, parse, storage, strategies
 
 from henaw.errors import BadInput
 from henaw.serving.refusals import Refusal, retry_after
+
+if TYPE_CHECKING:
+    from limits.aio.storage.redis.redispy import RedispyBridge
+    from redis.asyncio import Redis
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +43,7 @@ class Rates:
         self._item: RateLimitItem = parse(rate)
         self._here = strategies.MovingWindowRateLimiter(storage.MemoryStorage())
         self._shared: aio.strategies.MovingWindowRateLimiter | None = None
+        self._close: Callable[[], Awaitable[None]] | None = None
         self._retry_at = 0.0
         if address is not None:
             try:
@@ -45,6 +53,15 @@ class Rates:
                     f"{STORE_VARIABLE}: expected an address such as redis://host:6379 ({type(error).__name__})"
                 ) from None
             self._shared = aio.strategies.MovingWindowRateLimiter(shared)
+            if isinstance(shared, aio.storage.RedisStorage):
+                self._close = cast("Redis", cast("RedispyBridge", shared.bridge).get_connection()).aclose
+
+    async def close(self) -> None:
+        """Close the connections to Redis."""
+        if self._close is not None:
+            with suppress(Exception):  # of whatever library; the server leaves all the same
+                async with asyncio.timeout(_STORE_SECONDS):
+                    await self._close()
 
     async def count(self, key: str) -> None:
         """Count a request of ``key``.

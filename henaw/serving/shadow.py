@@ -40,7 +40,7 @@ class Shadow:
 
     def __init__(self, address: str, share: float, state: Path, reload_seconds: float, figures: Metrics) -> None:
         """Nothing runs before ``start``."""
-        self._arguments = [sys.executable, "-m", _PROGRAM, address, str(state), str(reload_seconds)]
+        self._arguments = [sys.executable, "-P", "-m", _PROGRAM, address, str(state), str(reload_seconds)]
         self._limit, self._figures = share * 2**64, figures
         self._waiting: queue.Queue[tuple[bytes, bytes, bytes] | None] = queue.Queue(_MOST_WAITING)
         self._bytes, self._access, self._ending = 0, threading.Lock(), threading.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,6 +21,7 @@ from henaw.serving.beside import Found
 from henaw.serving.csv_rows import ask_mlflow
 from henaw.serving.mlflow_process import Versions
 from henaw.serving.refusals import Refusal
+from tests.conftest import REPOSITORY
 from tests.serving.guarded import SECRET
 
 FOUND = Found("henaw", 3, "/nowhere/clock", {"dataframe_split": {}}, [{"flags": "é", "risk": None}], None)
@@ -116,11 +118,37 @@ def test_where_nobody_answers_csv_is_refused_and_no_version_found(
     assert (raised.value.code, dict(raised.value.headers)) == ("NOT_READY", {b"retry-after": b"5"})
 
 
-def test_the_process_is_started_again_and_ends_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_is_started_again_and_ends_with_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = "models:/henaw@champion"
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "json.py").write_text("raise SystemExit(1)")  # what lies where it is started is not imported
     monkeypatch.setattr(beside, "_PROGRAM", "tests.serving.short_lived")
     monkeypatch.setattr(beside, "_PAUSE_SECONDS", 0.01)
     with beside.mlflow_beside(uri):
         assert beside.find(uri, None) == FOUND
         assert beside.find(uri, None) == FOUND  # from the next process: each answers once
     assert beside.ADDRESS_VARIABLE not in os.environ
+
+
+def test_what_is_not_taken_up_is_refused_so_that_it_holds_no_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(beside.ADDRESS_VARIABLE, str(tmp_path / "socket"))
+    monkeypatch.setattr(beside, "_TAKEN_SECONDS", 0.05)
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(str(tmp_path / "socket"))
+        hanging.listen()  # and nobody accepts
+        with pytest.raises(Refusal) as raised:
+            asyncio.run(ask_mlflow(beside.csv_application("henaw", 3), b"a\n"))
+    assert raised.value.code == "NOT_READY"
+
+
+@pytest.mark.parametrize("folder", ["none", "long" * 30])
+def test_a_folder_where_no_socket_can_be_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / folder))
+    if folder != "none":
+        (tmp_path / folder).mkdir()
+    with pytest.raises(EnvironmentProblem, match="TMPDIR"), beside.mlflow_beside("models:/henaw@champion"):
+        pass
+    assert not list(tmp_path.glob("*/*")), "nothing is left behind"
