@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from henaw import __version__
-from henaw.console import ProgressLine, run_app
+from henaw.console import ProgressLine, run_app, settle_environment
 from henaw.registry import commands
 
 app = typer.Typer(
@@ -235,6 +235,7 @@ def replay_runs(
 
 def main() -> None:
     """Entry point of the command ``henaw``."""
+    settle_environment()
     sys.exit(run_app(app, sys.argv[1:] or ["--help"]))
 
 

@@ -31,6 +31,17 @@ INTERRUPTED_EXIT, TERMINATED_EXIT = 130, 143
 logger = logging.getLogger(__name__)
 
 
+def settle_environment() -> None:
+    """Nothing calls home, no pickle is read, no progress bars of others; to be called before MLflow is imported."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "GX_ANALYTICS_ENABLED": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
 def set_up_logging() -> None:
     """Send log lines of HENAW (INFO and above, or ``HENAW_LOG``) and warnings of other libraries to standard error.
 

@@ -336,3 +336,17 @@ def test_memory_that_runs_out_is_the_environment(capsys: pytest.CaptureFixture[s
 
     assert run_command(command) == 3
     assert "out of memory" in capsys.readouterr().err
+
+
+def test_the_command_calls_nobody_and_shows_no_bars_of_others() -> None:
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "GX_"))}
+    program = (
+        "import os, sys; sys.argv = ['henaw', '--help']; from henaw.cli import main\n"
+        "assert 'mlflow' not in sys.modules, 'which reads the environment when it is imported'\n"
+        "try: main()\n"
+        "except SystemExit: print({name: value for name, value in os.environ.items() if name[:3] in ('MLF', 'GX_')})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=bare, cwd=REPOSITORY, capture_output=True, text=True)
+    assert "'MLFLOW_DISABLE_TELEMETRY': 'true'" in done.stdout, done.stderr
+    for other in ("ALLOW_PICKLE_DESERIALIZATION': 'false", "ARTIFACTS_PROGRESS_BAR': 'false", "ANALYTICS_ENABLED': 'f"):
+        assert other in done.stdout

@@ -8,6 +8,7 @@ import ssl
 from pathlib import Path
 
 from henaw.config import Config
+from henaw.console import settle_environment
 from henaw.errors import BadInput, Refused
 from henaw.serving.beside import mlflow_beside
 from henaw.serving.keys import read_keys
@@ -26,7 +27,8 @@ def serve(config: Config, model: str, host: str, port: int) -> None:
         BadInput: no such model or challenger, or a file of TLS that cannot be read.
         EnvironmentProblem: the port is taken, or the registry does not answer.
     """
-    _settle_environment()
+    settle_environment()
+    _quiet_uvicorn()
     _require_keys(config, host)
     _require_tls_files(config.serving)
     plan(model, config.serving.shadow, config.serving.shadow_share, config.serving.split)
@@ -52,14 +54,7 @@ def _require_tls_files(serving: Serving) -> None:
             raise BadInput(f"serving.tls_certificate, serving.tls_key: {said} ({type(error).__name__})") from None
 
 
-def _settle_environment() -> None:
-    """Nothing calls home, no pickle is read, no progress bars of others."""
-    for name, value in {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    }.items():
-        os.environ.setdefault(name, value)
+def _quiet_uvicorn() -> None:
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
