@@ -138,7 +138,7 @@ def _first_fault(error: ValidationError) -> str:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     faults = [first]
-    if path[-1:] in (["str"], ["int"], ["float"]):  # one fault for each kind that the key may hold
+    if path and _is_a_kind(path[-1]):  # one fault for each kind that the key may hold
         faults = [fault for fault in error.errors() if fault["loc"][:-1] == first["loc"][:-1]]
         path.pop()
     key = ".".join(path)
@@ -154,6 +154,11 @@ def _first_fault(error: ValidationError) -> str:
     expected = " or ".join(_in_our_words(fault["msg"]) for fault in faults)
     found = f", found {first['input']!r}" if isinstance(first["input"], str | int | float | bool) else ""
     return f"{key}: expected {expected}{found}"
+
+
+def _is_a_kind(part: str) -> bool:
+    """Whether ``part`` of a fault's place is pydantic's name of one of several kinds, and no key."""
+    return part in ("str", "int", "float") or part.startswith(("function-", "literal["))
 
 
 def _in_our_words(message: str) -> str:

@@ -23,7 +23,7 @@ from henaw.tuning.pack_size import pack_size
 from henaw.tuning.space import apply, load_space, values_of
 from henaw.tuning.storage import open_storage
 from henaw.tuning.study import best_trial, choose_pruner, open_study, run_study
-from henaw.tuning.summary import profile, summarize, trials_table
+from henaw.tuning.summary import profile, summarize, told, trials_table
 from henaw.tuning.trials import ClockTrials
 from henaw.validation.clean import clean, judge
 
@@ -70,7 +70,7 @@ def run(config: Config, extends: str = "default") -> str:
         trials = study.get_trials(deepcopy=False)
         runs.catch_up(trials)
         best, summary = best_trial(study), summarize(trials)
-        found = profile(space, best, name, objective, extends)
+        found = profile(space, best, name, objective, extends, told(config, load_config(extends)))
         path = folder / f"{name}.best.yaml"
         write_atomically(path, lambda temporary: temporary.write_text(found))
         lines = [summary.words(), f"Best: trial {best.number}, {objective} {best.value:.4f} (training side)."]

@@ -248,6 +248,7 @@ def test_an_unknown_profile_is_named_with_the_nearest() -> None:
     ("overrides", "message"),
     [
         ("training.epochs=five", "training.epochs: expected a valid integer, found 'five'"),
+        ("training.batch_size=1.5", "training.batch_size: expected a valid integer or 'auto', found 1.5"),
         ("training.epochs=2.5", "training.epochs: expected a valid integer, found 2.5"),
         ("training.epochs=25e-1", "training.epochs: expected a valid integer, found 2.5"),
         ("training.epochs=true", "training.epochs: expected a valid integer, found True"),

@@ -10,7 +10,7 @@ from henaw.data.panel import Panel
 from henaw.tuning.space import Space
 
 _SECTIONS = ("cohort", "validation", "split", "network", "training", "calibration", "mortality")
-_WHERE = {"device", "threads"}  # a worker may run elsewhere
+WHERE = {"device", "threads"}  # a worker may run elsewhere
 _NOT_THE_STUDY = {
     "trials",
     "storage",
@@ -28,7 +28,7 @@ def study_name(config: Config, panel: Panel, space: Space, objective: str) -> st
         BadInput: the source cannot be read.
     """
     settings = {section: getattr(config, section).model_dump(mode="json") for section in _SECTIONS}
-    settings["training"] = {name: value for name, value in settings["training"].items() if name not in _WHERE}
+    settings["training"] = {name: value for name, value in settings["training"].items() if name not in WHERE}
     digest = digest_values(
         {
             "version": __version__,

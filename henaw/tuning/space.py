@@ -17,6 +17,7 @@ from henaw.settings import Number, Section
 
 SEARCHED = ("network", "training", "calibration", "mortality")
 """Sections that may be searched: a study must not choose its own people, seed or measure."""
+_GRID = 1e-8  # how far a value may be from a multiple of its step
 _FIXED = ("training.device", "training.threads")
 
 Conditions = dict[str, Annotated[list[Any], Field(min_length=1)]]
@@ -37,6 +38,8 @@ class Range(Section):
             raise ValueError("low must be less than high")
         if self.log and (self.low <= 0 or self.step is not None):
             raise ValueError("log needs a low above 0, and goes without step")
+        if self.step is not None and self.step > self.high - self.low:
+            raise ValueError("step must not reach beyond high")
         return self
 
 
@@ -72,7 +75,7 @@ class Space:
             if isinstance(dimension, Choices):
                 by_text = {_text(choice): choice for choice in dimension.choices}
                 values[key] = by_text[trial.suggest_categorical(key, list(by_text))]
-            elif _is_whole(config, key):
+            elif _is_whole(config, key, dimension):
                 step = 1 if dimension.step is None else int(dimension.step)
                 low, high = int(dimension.low), int(dimension.high)
                 values[key] = trial.suggest_int(key, low, high, step=step, log=dimension.log)
@@ -95,7 +98,7 @@ class Space:
                     return None
                 found[key] = _text(value)
             else:
-                if not dimension.low <= value <= dimension.high:
+                if not isinstance(value, int | float) or not _reaches(dimension, value):
                     return None
                 found[key] = value
         return found
@@ -148,6 +151,9 @@ def checked_space(name: str, read: dict[Any, Any], config: Config, where: str) -
         ends = dimension.choices if isinstance(dimension, Choices) else [dimension.low, dimension.high]
         for value in ends:
             _require_possible(key, value, config, where)
+        step = dimension.step if isinstance(dimension, Range) else None
+        if step is not None and _is_whole(config, key, dimension) and not step.is_integer():
+            raise BadInput(f"{where}: {key}: step: expected a whole number, found {step:g}")
         dimensions[key] = dimension
     return Space(name, dimensions)
 
@@ -185,8 +191,17 @@ def _setting(config: Config, key: str) -> Any:
     return getattr(getattr(config, section), name)
 
 
-def _is_whole(config: Config, key: str) -> bool:
-    return type(_setting(config, key)) is int
+def _is_whole(config: Config, key: str, dimension: Dimension) -> bool:
+    """Whether only whole numbers are to be tried: of a setting that is one, or for which ``auto`` stands for now."""
+    if isinstance(dimension, Choices):
+        return False
+    return isinstance(_setting(config, key), int | str) and dimension.low.is_integer() and dimension.high.is_integer()
+
+
+def _reaches(dimension: Range, value: float) -> bool:
+    """Whether ``value`` lies in the range, and on its grid where it has one."""
+    steps = 0.0 if dimension.step is None else (value - dimension.low) / dimension.step
+    return dimension.low <= value <= dimension.high and abs(steps - round(steps)) < _GRID
 
 
 def _require_searchable(key: str, config: Config, where: str) -> None:
@@ -208,7 +223,7 @@ def _require_conditions(key: str, dimension: Dimension, above: dict[str, Dimensi
 
 
 def _require_possible(key: str, value: Any, config: Config, where: str) -> None:
-    if _is_whole(config, key) and isinstance(value, float) and value.is_integer():
+    if type(_setting(config, key)) is not float and isinstance(value, float) and value.is_integer():
         value = int(value)
     try:
         apply(config, {key: value})

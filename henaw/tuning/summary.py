@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
+from henaw.config import Config
+from henaw.tuning.naming import WHERE
 from henaw.tuning.queue import MOST_TRIES, REASON, originals, tries
-from henaw.tuning.space import Space, values_of
+from henaw.tuning.space import SEARCHED, Space, values_of
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,29 @@ def _has_ended(every: list[FrozenTrial], trial: FrozenTrial) -> bool:
     return trial.state != TrialState.FAIL or REASON in trial.user_attrs or tries(every, trial) >= MOST_TRIES
 
 
-def profile(space: Space, best: FrozenTrial, name: str, objective: str, extends: str) -> str:
-    """The settings found, as the text of a profile on top of profile ``extends``."""
-    sections: dict[str, dict[str, Any]] = {}
+_OF_A_TRAINING = ("panel", "target", "seed", "source", "cohort", "validation", "split", *SEARCHED)
+
+
+def told(config: Config, base: Config) -> dict[str, Any]:
+    """What ``config`` tells a training otherwise than ``base`` does: where the data lie and where it runs left out."""
+    ours, theirs = config.model_dump(mode="json"), base.model_dump(mode="json")
+    found: dict[str, Any] = {}
+    for name in _OF_A_TRAINING:
+        if not isinstance(ours[name], dict):
+            found |= {name: ours[name]} if ours[name] != theirs[name] else {}
+            continue
+        changed = {key: value for key, value in ours[name].items() if value != theirs[name][key]}
+        for elsewhere in ("data", *WHERE):
+            changed.pop(elsewhere, None)
+        found |= {name: changed} if changed else {}
+    return found
+
+
+def profile(
+    space: Space, best: FrozenTrial, name: str, objective: str, extends: str, given: dict[str, Any] | None = None
+) -> str:
+    """The settings found, as the text of a profile on top of profile ``extends`` and of what was ``given`` besides."""
+    sections: dict[str, Any] = deepcopy(given or {})
     for key, value in values_of(space, best.params).items():
         section, _, setting = key.partition(".")
         sections.setdefault(section, {})[setting] = value

@@ -47,6 +47,8 @@ def test_the_shipped_spaces_hold_their_own_profiles_settings(target: str) -> Non
         ("training.learning_rate", {"low": 0.0, "high": 0.1, "log": True}, "log needs a low above 0"),
         ("training.learning_rate", {"low": -1.0, "high": 0.1}, "training.learning_rate"),
         ("training.learning_rate", {"low": 0.1}, "high"),
+        ("network.members", {"low": 2, "high": 8, "step": 0.5}, "step: expected a whole number, found 0.5"),
+        ("network.members", {"low": 2, "high": 8, "step": 7}, "step must not reach beyond high"),
         ("training.learning_rate", {"low": 0.1, "high": 0.2, "lgo": True}, "lgo"),
         ("training.learning_rate", 0.1, "expected low and high, or choices"),
         ("training.mask_rate", {"low": 0.0, "high": 1.5}, "mask_rate"),
@@ -112,3 +114,19 @@ def test_settings_outside_of_the_space_are_no_first_trial() -> None:
         "training.batch_size": 64,
         "training.learning_rate": 0.003,
     }
+
+
+def test_settings_between_the_steps_are_no_first_trial() -> None:
+    by_steps = space({"network.dropout": {"low": 0.0, "high": 0.3, "step": 0.1}})
+    assert by_steps.parameters_of(load_config(overrides="network.dropout=0.15")) is None
+    assert by_steps.parameters_of(load_config(overrides="network.dropout=0.3")) == {"network.dropout": 0.3}
+
+
+def test_whole_numbers_are_tried_where_auto_stands_for_one() -> None:
+    config = load_config(overrides="training.batch_size=auto")
+    batches = checked_space("small", {"training.batch_size": {"low": 64, "high": 256}}, config, "small.yaml")
+    assert batches.parameters_of(config) is None, "what auto means is for the device to say"
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1)).ask()
+    [value] = batches.suggest(trial, config).values()
+    assert type(value) is int
+    assert apply(config, {"training.batch_size": value}).training.batch_size == value

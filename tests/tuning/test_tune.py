@@ -96,7 +96,9 @@ def test_a_study_from_the_cohort_to_the_profile_and_on(workplace: Path) -> None:
         winner["network.hidden"],
         winner["network.members"],
     )
-    assert found.training.epochs == 8, "smoke's own"
+    assert found.training.epochs == 3, "what the study was told on the command line"
+    assert (found.source.people, found.source.data) == (600, None)
+    assert found.training.threads == load_config("smoke").training.threads, "where it ran is no setting found"
 
     tune.run(load_config("smoke", overrides=TINY.replace("trials=4", "trials=5 study.compare=false")), "smoke")
     again, more = runs()
