@@ -19,6 +19,7 @@ from henaw.registry.versions import ABSENT, CHALLENGER, CHAMPION
 logger = logging.getLogger(__name__)
 
 PREVIOUS = "previous"
+RECALIBRATED_TAG = "henaw.recalibrated_from"  # on a version: the number of the one that it was made from
 WITHDRAWN_TAG = "henaw.withdrawn"  # on a version: trained with people who have withdrawn since
 ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
 
@@ -80,7 +81,7 @@ def delete_version(name: str, number: int) -> None:
     """Delete a version that has no alias; MLflow itself would delete a champion without a word.
 
     Raises:
-        BadInput: no such version, or it has an alias.
+        BadInput: no such version, it has an alias, or another was recalibrated from it.
     """
     require_models()
     client = MlflowClient()
@@ -93,6 +94,11 @@ def delete_version(name: str, number: int) -> None:
             raise BadInput(
                 f"{name} version {number} is {', '.join(sorted(found.aliases))}: a version with an alias is not deleted"
             )
+        for other in client.search_model_versions(f"name='{name}'"):
+            if other.tags.get(RECALIBRATED_TAG) == str(number):  # by it we know whose people are in the other one
+                raise BadInput(
+                    f"{name} version {number}: version {other.version} was recalibrated from it; delete that one first"
+                )
         client.delete_model_version(name, str(number))
 
 

@@ -17,7 +17,7 @@ from henaw.evaluation.report import table_row
 from henaw.registry.aliases import WITHDRAWN_TAG
 from henaw.registry.manifest import fetch_verified
 from henaw.registry.stores import require_models
-from henaw.registry.versions import CARD_FOLDER, exact_version
+from henaw.registry.versions import CARD_FOLDER, exact_version, registered_models
 
 _LISTED = ("crps_years", "concordance", "coverage_90")
 _FIGURE = "henaw.figure."
@@ -29,7 +29,7 @@ def listed() -> str:
     client = MlflowClient()
     lines = [table_row("model", ["version", "aliases", "registered", "figures", ""])]
     lines.append(table_row("---", ["---:", "---", "---", "---", "---"]))
-    for model in client.search_registered_models():
+    for model in registered_models():
         versions = client.search_model_versions(f"name='{model.name}'")
         for version in sorted(versions, key=lambda each: -int(each.version)):
             names = sorted(alias for alias, number in model.aliases.items() if int(number) == int(version.version))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,18 +17,27 @@ from henaw.config import Config, asset_folder
 from henaw.data.files import digest_file, digest_values
 from henaw.errors import EnvironmentProblem
 from henaw.evaluation.figures import figure
-from henaw.registry.aliases import WITHDRAWN_TAG
+from henaw.registry.aliases import RECALIBRATED_TAG, WITHDRAWN_TAG
 from henaw.registry.stores import require_tracking, store_to_be_made
+from henaw.registry.versions import ABSENT, registered_models
+
+logger = logging.getLogger(__name__)
 
 
 def training_runs(name: str, number: int) -> tuple[str, ...]:
     """The runs whose people are in a version: that trained it, and that recalibrated it, also on the way to it."""
-    client, found = MlflowClient(), []
+    client, found = MlflowClient(), list[str]()
     before: str | None = str(number)
     while before is not None:
-        version = client.get_model_version(name, before)
+        try:
+            version = client.get_model_version(name, before)
+        except MlflowException as error:
+            if before == str(number) or error.error_code not in ABSENT:
+                raise
+            logger.warning("%s version %s was deleted; whom it was trained with is not known any more", name, before)
+            break
         found += [run for run in (version.tags.get("henaw.training_run"), version.run_id) if run]
-        before = version.tags.get("henaw.recalibrated_from")
+        before = version.tags.get(RECALIBRATED_TAG)
     return tuple(dict.fromkeys(found))
 
 
@@ -35,7 +45,7 @@ def tag_withdrawn(runs: Iterable[str]) -> list[tuple[str, int]]:
     """Mark every registered version whose training was one of ``runs``; returns the versions that are marked."""
     client, gone = MlflowClient(), set(runs)
     marked = []
-    for model in client.search_registered_models():
+    for model in registered_models():
         for version in client.search_model_versions(f"name='{model.name}'"):
             if gone & set(training_runs(model.name, int(version.version))):
                 client.set_model_version_tag(model.name, str(version.version), WITHDRAWN_TAG, "true")

@@ -15,6 +15,7 @@ from henaw.errors import BadInput
 from henaw.evaluation.recalibration import Recalibration, recalibrate
 from henaw.model.storage import CLOCK_FOLDER, save_clock
 from henaw.registry import tracking
+from henaw.registry.aliases import RECALIBRATED_TAG
 from henaw.registry.versions import Version, exact_version, load_version, register
 from henaw.validation.clean import clean, judge
 
@@ -52,7 +53,7 @@ def recalibrate_version(config: Config, model: str) -> tuple[Recalibration, Vers
         tracking.log_metrics(found.metrics)
         tracking.log_text(found.markdown(), "recalibration.md")
         tags = {
-            "henaw.recalibrated_from": str(number),
+            RECALIBRATED_TAG: str(number),
             "henaw.recalibrated_people": str(found.fitted),
             "henaw.recalibrated_cap_years": f"{cap_years:g}",
             "henaw.source_digest": judged.cohort.digest,

@@ -7,13 +7,14 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
@@ -157,6 +158,17 @@ def champion_version(name: str) -> int | None:
         raise
 
 
+def registered_models() -> Iterator[RegisteredModel]:
+    """Every model of the store, however many there are: MLflow gives them out a hundred at a time."""
+    client, token = MlflowClient(), None
+    while True:
+        page = client.search_registered_models(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
 def exact_version(uri: str) -> tuple[str, int]:
     """Name and number of the registered version that ``uri`` (``models:/henaw@champion``, ``models:/henaw/3``) is now.
 
@@ -221,9 +233,10 @@ def _own_code(folder: Path) -> Path:
 
 
 def _require_faithful(uri: str, clock: Clock, example: pd.DataFrame) -> None:
-    """The logged model must carry its signature and answer as the clock it was made from does."""
+    """The logged model must carry its whole signature and answer as the clock it was made from does."""
     loaded = mlflow.pyfunc.load_model(uri)
-    if loaded.metadata.signature is None or loaded.metadata.signature.inputs is None:
-        raise HenawError("MLflow dropped the model's signature; nothing was registered")
+    found = loaded.metadata.signature
+    if found is None or found != signature(clock.panel, clock.target):
+        raise HenawError("MLflow dropped the model's signature, or a part of it; nothing was registered")
     if not loaded.predict(example).equals(answer(clock, example, DEFAULT_COVERAGE)):
         raise HenawError("the logged model does not answer as the clock it was made from; nothing was registered")

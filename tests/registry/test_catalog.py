@@ -175,6 +175,29 @@ def test_withdrawn_versions_are_marked_in_the_list(store: list[str], capsys: pyt
     assert "have withdrawn" in line
 
 
+def test_of_more_models_than_a_page_every_one_is_marked(workplace: Path) -> None:
+    client = MlflowClient()
+    for number in range(101):  # MLflow gives out a hundred at a time
+        client.create_registered_model(f"model-{number:03d}")
+    client.create_model_version("model-100", str(workplace / "none"), tags={"henaw.training_run": "gone"})
+    assert mark_withdrawn(["gone"]).endswith(": model-100 version 1.")
+
+
+def test_a_version_that_another_was_made_from_stays(
+    workplace: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = MlflowClient()
+    client.create_registered_model("henaw-mortality")
+    client.create_model_version("henaw-mortality", str(workplace / "none"), tags={"henaw.training_run": "gone"})
+    client.create_model_version("henaw-mortality", str(workplace / "none"), tags={"henaw.recalibrated_from": "1"})
+    assert run_app(app, ["models", "delete", "models:/henaw-mortality/1"]) == 2
+    assert "version 2 was recalibrated from it" in capsys.readouterr().err
+    assert mark_withdrawn(["gone"]).endswith("henaw-mortality version 1, henaw-mortality version 2.")
+    client.delete_model_version("henaw-mortality", "1")  # as MLflow itself would
+    assert mark_withdrawn(["another"]) == "No registered version is of them."
+    assert "version 1 was deleted" in caplog.text
+
+
 def test_without_a_store_marking_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'none.db'}")

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.models import ModelSignature
 
 from henaw.errors import BadInput, HenawError, IntegrityError
 from henaw.model.answers import DEFAULT_COVERAGE, answer, input_columns, output_columns
@@ -124,6 +126,23 @@ def test_a_dropped_signature_is_refused(
     with pytest.raises(HenawError, match="signature"):
         register(clock_folder, "unsigned")
     assert not store.search_registered_models("name='unsigned'")
+
+
+@pytest.mark.parametrize("part", ["outputs", "params"])
+def test_a_signature_without_a_part_is_refused(
+    store: MlflowClient, clock_folder: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    original = mlflow.pyfunc.log_model
+
+    def dropping(**options: Any) -> Any:
+        whole = options["signature"]
+        kept = {name: getattr(whole, name) for name in ("inputs", "outputs", "params") if name != part}
+        return original(**{**options, "signature": ModelSignature(**kept)})
+
+    monkeypatch.setattr(mlflow.pyfunc, "log_model", dropping)
+    with pytest.raises(HenawError, match="signature"):
+        register(clock_folder, f"without-{part}")
+    assert not store.search_registered_models(f"name='without-{part}'")
 
 
 @pytest.mark.parametrize(
