@@ -59,13 +59,16 @@ class GuardedProtocol(HttpToolsProtocol):
         if asks and self._guard.is_full:
             self._send_away()
             return
-        if self._header_timer is not None:
+        if self._header_timer is not None or self._is_idle:
+            if self._header_bytes + data.find(b"\r\n\r\n") > MOST_HEADER_BYTES:  # they came in one piece
+                self._refuse(_endless_headers())
+                return
             self._header_bytes += len(data)
         super().data_received(data)
         if asks and not self._is_idle:
             self._guard.let_wait(cast("MutableMapping[str, Any]", self.scope))
         if self._header_timer is not None and self._header_bytes > MOST_HEADER_BYTES:
-            self._refuse(Refusal("TOO_LARGE", f"expected at most {MOST_HEADER_BYTES} bytes of headers", closes=True))
+            self._refuse(_endless_headers())
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """A client that has said all it has to say still wants its answer; after that the connection is of no use."""
@@ -125,6 +128,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
+        self._header_bytes = 0
 
     def _too_slow(self) -> None:
         self._header_timer = None
@@ -148,6 +152,10 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self.transport.write(self._guard.refuse_early(refusal, time.perf_counter() - self._began))
         self.transport.close()
+
+
+def _endless_headers() -> Refusal:
+    return Refusal("TOO_LARGE", f"expected at most {MOST_HEADER_BYTES} bytes of headers", closes=True)
 
 
 def asks_for_an_answer(data: bytes) -> bool:

@@ -70,6 +70,7 @@ def assert_well(server: Running) -> None:
         (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", None),
         (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", None),
         (b"GET /" + b"a" * 100_000, "TOO_LARGE"),
+        (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X: 12345678\r\n" * 6000 + b"\r\n", "TOO_LARGE"),
         (b"GET /livez HTTP/1.1\r\nHost: local", "REQUEST_TIMEOUT"),
     ],
     ids=lambda value: None if isinstance(value, bytes) else value,
