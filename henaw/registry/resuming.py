@@ -45,11 +45,9 @@ def go_on_in(run_id: str) -> None:
     mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
 
 
-def stopped_child(stage: str) -> str | None:
-    """The child run of ``stage`` that the active run had before it was stopped, if it goes on and had one."""
-    parent = mlflow.active_run()
-    if parent is None or RESUMED_TAG not in parent.data.tags:
-        return None
-    wanted = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.`{STAGE_TAG}` = '{stage}'"
-    found = MlflowClient().search_runs([parent.info.experiment_id], wanted, order_by=["start_time DESC"], max_results=1)
-    return str(found[0].info.run_id) if found else None
+def stopped_children(run_id: str) -> dict[str, str]:
+    """The child runs that run ``run_id`` had before it was stopped: the newest of each stage."""
+    client = MlflowClient()
+    wanted = f"tags.`mlflow.parentRunId` = '{run_id}'"
+    found = client.search_runs([client.get_run(run_id).info.experiment_id], wanted, order_by=["start_time ASC"])
+    return {run.data.tags[STAGE_TAG]: str(run.info.run_id) for run in found if STAGE_TAG in run.data.tags}

@@ -27,12 +27,14 @@ class Session:
         writer: writes what is logged, however often the store goes away.
         runs: ids, from the outermost run in.
         resumed: whether the outermost goes on after a stop.
+        children: ids of the runs that it had before, by stage.
     """
 
     name: str
     writer: Writer
     runs: list[str] = field(default_factory=list)
     resumed: bool = False
+    children: dict[str, str] = field(default_factory=dict)
 
     def put(self, entry: Entry, run: str | None = None) -> int:
         """Have ``entry`` of run ``run``, by default the innermost, written."""
@@ -70,7 +72,8 @@ class Session:
     def become_known(self) -> None:
         """Make the innermost run MLflow's active one, should it have been opened while the store was away."""
         run = self.writer.spool.names.get(self.runs[-1], self.runs[-1])
-        if run != self.runs[-1]:
+        active = mlflow.active_run()
+        if active is None or active.info.run_id != run:
             self.runs[-1] = run
             mlflow.start_run(run_id=run, nested=True, log_system_metrics=False)
 

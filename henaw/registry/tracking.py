@@ -25,7 +25,7 @@ from henaw.evaluation import style
 from henaw.registry.breaker import Away
 from henaw.registry.delivery import LOCAL_TAG, is_away
 from henaw.registry.replay import replay, spool_folder, unsent
-from henaw.registry.resuming import STAGE_TAG, go_on_in, stopped_child
+from henaw.registry.resuming import STAGE_TAG, go_on_in, stopped_children
 from henaw.registry.session import Session, opened, session, session_or_none
 from henaw.registry.spool import Spool
 from henaw.registry.stores import bounded_requests, require_tracking, without_secret
@@ -54,10 +54,11 @@ def parent_run(config: Config, name: str, resume: str = "") -> Iterator[str]:
             if resume:
                 _send_what_is_left(config, resume)
             run = _parent(config, name, resume)
+            children = stopped_children(resume) if resume else {}  # later the store may be away
         header = {"run": run.info.run_id, "stage": name, "store": store}
         spool = Spool(spool_folder(Path(config.state.folder), run.info.run_id), header)
         others = partial(_left_by_others, Path(config.state.folder), header)
-        mine = Session(name, Writer(spool, MlflowClient(), others), [run.info.run_id], bool(resume))
+        mine = Session(name, Writer(spool, MlflowClient(), others), [run.info.run_id], bool(resume), children)
         open_things.enter_context(opened(mine))
         with mine.ending():
             # a run that `mlflow run` opened has not got the plugin's tag
@@ -93,14 +94,14 @@ def child_run(stage: str) -> Iterator[str]:
     """A child of the active run for one stage, closed as FAILED when the block raises. Yields its id.
 
     Where the active run goes on after a stop, so does its child of that stage. Where the store is away, the child is
-    opened when it is back, and the id is a local one until then.
+    opened when it is back, and the id of one that is new is a local one until then.
     """
     mine = session()
     tags = {STAGE_TAG: stage, VERSION_TAG: __version__}
     local = f"local-{uuid.uuid4().hex}"
+    known = mine.children.get(stage)
 
     def open_child() -> str:
-        known = stopped_child(stage)
         run = mlflow.start_run(
             run_id=known, run_name=stage, nested=True, tags=tags | {LOCAL_TAG: local}, log_system_metrics=False
         )
@@ -109,8 +110,9 @@ def child_run(stage: str) -> Iterator[str]:
     try:
         run = mine.writer.call(open_child)
     except Away:
-        run = local
-        mine.put({"opened": {"parent": mine.runs[0], "name": stage, "tags": resolve_tags(tags)}}, run)
+        run = known or local
+        if known is None:
+            mine.put({"opened": {"parent": mine.runs[0], "name": stage, "tags": resolve_tags(tags)}}, run)
     mine.runs.append(run)
     with mine.ending():
         started = time.perf_counter()

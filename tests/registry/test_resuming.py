@@ -11,7 +11,9 @@ from mlflow import MlflowClient
 from henaw.config import load_config
 from henaw.errors import BadInput
 from henaw.registry import tracking
+from henaw.registry.breaker import Away
 from henaw.registry.resuming import settings_to_resume
+from henaw.registry.writer import Writer
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,29 @@ def test_parent_and_children_go_on_and_the_run_that_mlflow_opened_says_so(
     assert {store.get_run(run).info.status for run in (parent, child, new, opened)} == {"FINISHED"}
     assert store.get_run(child).data.metrics["loss"] == 1.0
     assert store.get_run(parent).info.experiment_id == store.get_experiment_by_name("other").experiment_id  # type: ignore[union-attr]
+
+
+def test_a_stage_goes_on_in_its_run_though_the_store_is_away_as_it_begins(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent, child = stopped_run()
+
+    def away(*_: object) -> None:
+        raise Away
+
+    with tracking.parent_run(load_config(), "train", parent):
+        with monkeypatch.context() as patch:
+            patch.setattr(Writer, "call", away)
+            opened = tracking.child_run("fit")
+            again = opened.__enter__()
+        tracking.log_metrics({"late": 2.0})
+        opened.__exit__(None, None, None)
+    assert again == child
+    assert store.get_run(child).data.metrics["late"] == 2.0
+    assert store.get_run(child).info.status == "FINISHED"
+    experiment = store.get_run(parent).info.experiment_id
+    children = store.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    assert sorted(run.data.tags["henaw.stage"] for run in children) == ["fit", "validate"]
 
 
 def test_without_a_stop_every_stage_has_a_run_of_its_own(store: MlflowClient) -> None:
