@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -120,6 +120,11 @@ def decide(comparison: Comparison | None, facts: Facts, gates: Gates) -> Decisio
             findings += _worse_groups(comparison, gates)
         findings += _absolute(comparison, gates)
     return Decision(tuple(findings), comparison)
+
+
+def not_moved(decision: Decision, why: str) -> Decision:
+    """``decision`` of a challenger that passed and did not become champion all the same, for ``why``."""
+    return replace(decision, findings=(*decision.findings, Finding("move", False, why.removeprefix("promote: "))))
 
 
 def _of_facts(facts: Facts, gates: Gates) -> Iterator[Finding]:

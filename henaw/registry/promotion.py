@@ -18,7 +18,7 @@ from henaw.data.cohort import PARTICIPANT
 from henaw.data.removal import withdrawn_runs
 from henaw.data.stored_splits import kept_split
 from henaw.data.trainings import trainings_with
-from henaw.errors import BadInput, IntegrityError, Refused
+from henaw.errors import BadInput, HenawError, IntegrityError, Refused
 from henaw.evaluation.latency import latency_ms
 from henaw.evaluation.page import page
 from henaw.evaluation.pairing import compare, pair_of
@@ -27,7 +27,7 @@ from henaw.model.storage import CLOCK_FOLDER, load_clock
 from henaw.registry import tracking
 from henaw.registry.aliases import WITHDRAWN_TAG, move_champion
 from henaw.registry.decision_text import decision_markdown, reasons, verdict_line
-from henaw.registry.gates import Decision, Facts, decide, load_gates, to_dict
+from henaw.registry.gates import Decision, Facts, decide, load_gates, not_moved, to_dict
 from henaw.registry.lineage import training_runs
 from henaw.registry.manifest import fetch_verified
 from henaw.registry.signatures import signature_faults
@@ -77,7 +77,7 @@ def promote(config: Config, model: str, *, dry_run: bool) -> Promotion:
 
     Raises:
         BadInput: no such version, it is champion already, or a cohort that cannot be used.
-        Refused: another promotion was faster.
+        Refused: another promotion was faster; that is written as a refusal.
     """
     name, number = exact_version(model or f"models:/{config.model_name}@{CHALLENGER}")
     champion = champion_version(name)
@@ -85,18 +85,14 @@ def promote(config: Config, model: str, *, dry_run: bool) -> Promotion:
         raise BadInput(f"promote: {name} version {number} is the champion already; expected another version")
     with tracking.parent_run(config, "promote") as run:
         decision = _judge(config, name, number, champion)
-        texts = decision_markdown(decision, name, number, champion)
-        tracking.log_json(to_dict(decision), "decision.json")
-        tracking.log_text(texts, "decision.md")
-        tracking.log_text(page(f"Promotion of {name} version {number}", texts), "decision.html")
-        said = {"henaw.decision": "passed" if decision.promoted else "refused", "henaw.decision_run": run}
-        against = {"henaw.judged_against": "none" if champion is None else str(champion)}
-        tracking.set_tags(said | against | {"henaw.model": f"models:/{name}/{number}"})
-        for key, value in (said | against).items():
-            MlflowClient().set_model_version_tag(name, str(number), key, value)
+        _write(decision, run, name, number, champion)
         moved = decision.promoted and not dry_run
         if moved:
-            move_champion(name, number, champion)
+            try:
+                move_champion(name, number, champion)
+            except HenawError as error:
+                _write(not_moved(decision, str(error)), run, name, number, champion)
+                raise
     return Promotion(name, number, champion, decision, run, moved)
 
 
@@ -109,6 +105,18 @@ def require_promoted(promotion: Promotion) -> None:
     if not promotion.decision.promoted:
         line = verdict_line(promotion.decision, promotion.name, promotion.number, promotion.champion)
         raise Refused(f"promote: {line} The decision is in run {promotion.run}.")
+
+
+def _write(decision: Decision, run: str, name: str, number: int, champion: int | None) -> None:
+    texts = decision_markdown(decision, name, number, champion)
+    tracking.log_json(to_dict(decision), "decision.json")
+    tracking.log_text(texts, "decision.md")
+    tracking.log_text(page(f"Promotion of {name} version {number}", texts), "decision.html")
+    said = {"henaw.decision": "passed" if decision.promoted else "refused", "henaw.decision_run": run}
+    said["henaw.judged_against"] = "none" if champion is None else str(champion)
+    tracking.set_tags(said | {"henaw.model": f"models:/{name}/{number}"})
+    for key, value in said.items():
+        MlflowClient().set_model_version_tag(name, str(number), key, value)
 
 
 def _judge(config: Config, name: str, number: int, champion: int | None) -> Decision:

@@ -25,6 +25,7 @@ from henaw.model.clock import Clock
 from henaw.model.storage import CLOCK_FOLDER, save_clock
 from henaw.registry import promotion as promoting
 from henaw.registry.aliases import delete_version, move_champion, rollback, version_with
+from henaw.registry.gates import Decision, Finding
 from henaw.registry.lineage import tag_withdrawn, training_runs
 from henaw.registry.manifest import fetch_verified
 from henaw.registry.promotion import promote, require_promoted
@@ -210,26 +211,33 @@ def test_whoever_was_trained_with_the_judges_is_refused(config: Config, store: P
     assert promote(config, "", dry_run=False).moved
 
 
-@pytest.mark.slow
 def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(
-    config: Config, store: Path, good: Clock, poor: Clock, monkeypatch: pytest.MonkeyPatch
+    config: Config, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second judges against a champion that the first has replaced by the time that it wants to move."""
     config = named(config, "race")
-    registered(poor, "race", store / "race")
-    registered(good, "race", store / "race")
-    registered(good, "race", store / "race")
+    bare_versions("race", 3, store)
     move = promoting.move_champion
 
     def overtaken(name: str, number: int, judged_against: int | None) -> None:
         move("race", 3, 1)
         move(name, number, judged_against)
 
+    monkeypatch.setattr(promoting, "_judge", lambda *_: Decision((Finding("people", True, "enough"),), None))
     monkeypatch.setattr(promoting, "move_champion", overtaken)
-    with pytest.raises(Refused, match="moved champion from version 1 to version 3 meanwhile"):
+    why = "moved champion from version 1 to version 3 meanwhile"
+    with pytest.raises(Refused, match=why):
         promote(config, "models:/race/2", dry_run=False)
-    assert aliases("race")[0] == 3
-    assert aliases("race")[2] == 1
+    assert aliases("race") == (3, None, 1)
+    tags = MlflowClient().get_model_version("race", "2").tags
+    assert tags["henaw.decision"] == "refused"
+    run = tags["henaw.decision_run"]
+    assert MlflowClient().get_run(run).data.tags["henaw.decision"] == "refused"
+    written = mlflow.artifacts.load_dict(f"runs:/{run}/decision.json")
+    assert not written["promoted"]
+    assert [gate["gate"] for gate in written["gates"] if not gate["passed"]] == ["move"]
+    for name in ("decision.md", "decision.html"):
+        assert why in mlflow.artifacts.load_text(f"runs:/{run}/{name}")
 
 
 RACER = """
