@@ -7,11 +7,13 @@ new one, and a rollback still finds a version that was champion.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from henaw.errors import BadInput, Refused
+from henaw.registry.lineage import RECALIBRATED_TAG, is_withdrawn
 from henaw.registry.locking import aliases_locked
 from henaw.registry.stores import require_models
 from henaw.registry.versions import ABSENT, CHALLENGER, CHAMPION
@@ -19,8 +21,6 @@ from henaw.registry.versions import ABSENT, CHALLENGER, CHAMPION
 logger = logging.getLogger(__name__)
 
 PREVIOUS = "previous"
-RECALIBRATED_TAG = "henaw.recalibrated_from"  # on a version: the number of the one that it was made from
-WITHDRAWN_TAG = "henaw.withdrawn"  # on a version: trained with people who have withdrawn since
 ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
 
 
@@ -56,12 +56,15 @@ def move_champion(name: str, number: int, judged_against: int | None) -> None:
     logger.info("%s: champion is version %d, was %s", name, number, _shown(now))
 
 
-def rollback(name: str) -> tuple[int, int]:
+def rollback(name: str, state: Path) -> tuple[int, int]:
     """Make the previous champion the champion again; returns the version that is champion now, and the one that was.
+
+    Who has withdrawn, the version's tag and the local folder ``state`` say.
 
     Raises:
         BadInput: no such model, or none that was champion before.
         Refused: the previous one was trained with people who have withdrawn since.
+        IntegrityError: a record in ``state`` is damaged.
     """
     require_models()
     client = MlflowClient()
@@ -69,7 +72,7 @@ def rollback(name: str) -> tuple[int, int]:
         champion, previous = version_with(name, CHAMPION), version_with(name, PREVIOUS)
         if champion is None or previous is None or previous == champion:
             raise BadInput(f"rollback: model {name!r} has no previous champion to go back to; see henaw models list")
-        if WITHDRAWN_TAG in client.get_model_version(name, str(previous)).tags:
+        if is_withdrawn(state, name, previous):
             raise Refused(f"rollback: {name} version {previous} was trained with people who have withdrawn since")
         client.set_registered_model_alias(name, CHAMPION, str(previous))
         client.delete_registered_model_alias(name, PREVIOUS)

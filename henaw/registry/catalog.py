@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from henaw.evaluation.figures import figure
 from henaw.evaluation.report import table_row
-from henaw.registry.aliases import WITHDRAWN_TAG
+from henaw.registry.lineage import WITHDRAWN_TAG
 from henaw.registry.manifest import fetch_verified
 from henaw.registry.stores import require_models
 from henaw.registry.versions import CARD_FOLDER, exact_version, registered_models

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -80,9 +81,12 @@ def promote(
 
 def rollback(
     name: Annotated[str, typer.Argument(help="The registered model.")] = "henaw",
+    profile: Annotated[str, typer.Option(help="Settings of the runs: a file of mlproject/profiles.")] = "default",
+    overrides: Annotated[str, typer.Option(help="Settings on top: 'state.folder=/path/to/.henaw'.")] = "",
 ) -> None:
-    """Make the previous champion the champion again."""
+    """Make the previous champion the champion again, unless people it was trained with have withdrawn."""
+    from henaw.config import load_config
     from henaw.registry.aliases import rollback as take_back
 
-    now, was = take_back(name)
+    now, was = take_back(name, Path(load_config(profile, "", overrides).state.folder))
     typer.echo(f"{name}: champion is version {now} again, was {was}")

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -15,13 +16,16 @@ from mlflow.exceptions import MlflowException
 
 from henaw.config import Config, asset_folder
 from henaw.data.files import digest_file, digest_values
+from henaw.data.removal import withdrawn_runs
 from henaw.errors import EnvironmentProblem
 from henaw.evaluation.figures import figure
-from henaw.registry.aliases import RECALIBRATED_TAG, WITHDRAWN_TAG
 from henaw.registry.stores import require_tracking, store_to_be_made
 from henaw.registry.versions import ABSENT, registered_models
 
 logger = logging.getLogger(__name__)
+
+RECALIBRATED_TAG = "henaw.recalibrated_from"  # on a version: the number of the one that it was made from
+WITHDRAWN_TAG = "henaw.withdrawn"  # on a version: trained with people who have withdrawn since
 
 
 def training_runs(name: str, number: int) -> tuple[str, ...]:
@@ -39,6 +43,17 @@ def training_runs(name: str, number: int) -> tuple[str, ...]:
         found += [run for run in (version.tags.get("henaw.training_run"), version.run_id) if run]
         before = version.tags.get(RECALIBRATED_TAG)
     return tuple(dict.fromkeys(found))
+
+
+def is_withdrawn(state: Path, name: str, number: int) -> bool:
+    """Whether a version is marked, or folder ``state`` knows that somebody it was trained with has withdrawn.
+
+    Raises:
+        IntegrityError: a record in ``state`` is damaged.
+        EnvironmentProblem: it cannot be read.
+    """
+    tagged = WITHDRAWN_TAG in MlflowClient().get_model_version(name, str(number)).tags
+    return tagged or bool(set(training_runs(name, number)) & set(withdrawn_runs(state)))
 
 
 def tag_withdrawn(runs: Iterable[str]) -> list[tuple[str, int]]:

@@ -15,7 +15,6 @@ from mlflow.models import ModelSignature
 from henaw.config import Config
 from henaw.data.cache import cache_folder, cache_key, load
 from henaw.data.cohort import PARTICIPANT
-from henaw.data.removal import withdrawn_runs
 from henaw.data.stored_splits import kept_split
 from henaw.data.trainings import trainings_with
 from henaw.errors import BadInput, HenawError, IntegrityError, Refused
@@ -25,10 +24,10 @@ from henaw.evaluation.pairing import compare, pair_of
 from henaw.model.clock import Clock
 from henaw.model.storage import CLOCK_FOLDER, load_clock
 from henaw.registry import tracking
-from henaw.registry.aliases import WITHDRAWN_TAG, move_champion
+from henaw.registry.aliases import move_champion
 from henaw.registry.decision_text import decision_markdown, reasons, verdict_line
 from henaw.registry.gates import Decision, Facts, decide, load_gates, not_moved, to_dict
-from henaw.registry.lineage import training_runs
+from henaw.registry.lineage import is_withdrawn, training_runs
 from henaw.registry.manifest import fetch_verified
 from henaw.registry.signatures import signature_faults
 from henaw.registry.versions import CHALLENGER, champion_version, exact_version, load_version
@@ -122,7 +121,8 @@ def _write(decision: Decision, run: str, name: str, number: int, champion: int |
 def _judge(config: Config, name: str, number: int, champion: int | None) -> Decision:
     challenger, fault = _verified(name, number)
     versions = {"challenger": number} | ({} if champion is None else {"champion": champion})
-    withdrawn = tuple(whose for whose, version in versions.items() if _is_withdrawn(config, name, version))
+    state = Path(config.state.folder)
+    withdrawn = tuple(whose for whose, version in versions.items() if is_withdrawn(state, name, version))
     if challenger is None:
         return decide(None, Facts(manifest_fault=fault, withdrawn=withdrawn), load_gates(config.target))
     if challenger.target != config.target:
@@ -178,8 +178,3 @@ def _has_seen(config: Config, name: str, number: int, table: pd.DataFrame) -> bo
     if not runs & known:
         return None
     return bool(runs & set(trainings_with(state, table[PARTICIPANT].unique())))
-
-
-def _is_withdrawn(config: Config, name: str, number: int) -> bool:
-    tagged = WITHDRAWN_TAG in MlflowClient().get_model_version(name, str(number)).tags
-    return tagged or bool(set(training_runs(name, number)) & set(withdrawn_runs(Path(config.state.folder))))

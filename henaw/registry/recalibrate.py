@@ -15,7 +15,7 @@ from henaw.errors import BadInput
 from henaw.evaluation.recalibration import Recalibration, recalibrate
 from henaw.model.storage import CLOCK_FOLDER, save_clock
 from henaw.registry import tracking
-from henaw.registry.aliases import RECALIBRATED_TAG
+from henaw.registry.lineage import RECALIBRATED_TAG
 from henaw.registry.versions import Version, exact_version, load_version, register
 from henaw.validation.clean import clean, judge
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
@@ -20,6 +21,7 @@ from henaw.data.panel import load_panel
 from henaw.data.splits import split
 from henaw.data.synthetic import synthetic_table
 from henaw.data.trainings import record_training
+from henaw.data.withdrawals import remember_withdrawn
 from henaw.errors import BadInput, IntegrityError, Refused
 from henaw.model.clock import Clock
 from henaw.model.storage import CLOCK_FOLDER, save_clock
@@ -144,10 +146,10 @@ def test_a_cycle_refused_promoted_and_taken_back(config: Config, store: Path, go
         with pytest.raises(BadInput, match="a version with an alias is not deleted"):
             delete_version("cycle", number)
     delete_version("cycle", 2)
-    assert rollback("cycle") == (1, 3)
+    assert rollback("cycle", Path(config.state.folder)) == (1, 3)
     assert aliases("cycle") == (1, None, None)
     with pytest.raises(BadInput, match="no previous champion"):
-        rollback("cycle")
+        rollback("cycle", Path(config.state.folder))
 
 
 @pytest.mark.slow
@@ -193,6 +195,22 @@ def test_versions_trained_with_who_has_withdrawn_are_marked_and_refused(
         found = promote(config, f"models:/withdrawn/{number}", dry_run=False)
         assert [each.gate for each in found.decision.failing] == ["withdrawn people"]
     assert aliases("withdrawn")[0] == 1
+
+
+def test_nobody_goes_back_to_who_has_withdrawn_by_tag_or_by_list(store: Path, tmp_path: Path) -> None:
+    """The tag is missing where the store was away as ``henaw withdraw`` was told."""
+    client, person = MlflowClient(), "0123456789abcdef" * 2
+    bare_versions("back", 2, store)
+    client.set_model_version_tag("back", "1", "henaw.training_run", "tainted")
+    move_champion("back", 2, 1)
+    record_training(tmp_path, "tainted", pd.Series([person]))
+    remember_withdrawn(tmp_path, [person])
+    with pytest.raises(Refused, match="back version 1 was trained with people who have withdrawn"):
+        rollback("back", tmp_path)
+    tag_withdrawn(["tainted"])
+    with pytest.raises(Refused, match="back version 1 was trained with people who have withdrawn"):
+        rollback("back", tmp_path / "elsewhere")
+    assert aliases("back") == (2, None, 1)
 
 
 @pytest.mark.slow
@@ -289,7 +307,7 @@ def test_killed_at_any_step_there_is_a_champion_and_the_way_on_is_open(store: Pa
         if step == "promote":
             move_champion(name, 2, 1)
         else:
-            rollback(name)
+            rollback(name, store / "state")
 
     _killed_at(call, act)
     champion = version_with(name, "champion")
@@ -299,7 +317,7 @@ def test_killed_at_any_step_there_is_a_champion_and_the_way_on_is_open(store: Pa
         move_champion(name, 2, 1)
         assert version_with(name, "champion") == 2
     if champion == 2:
-        assert rollback(name) == (1, 2)
+        assert rollback(name, store / "state") == (1, 2)
     assert version_with(name, "champion") in (1, 2)
 
 

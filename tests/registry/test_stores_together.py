@@ -97,7 +97,7 @@ def test_versions_and_aliases_in_postgresql(database: str, tmp_path: Path) -> No
         move_champion("henaw", 2, 1)
         assert exact_version("models:/henaw@champion") == ("henaw", 2)
         assert version_with("henaw", "previous") == 1
-        assert rollback("henaw") == (1, 2)
+        assert rollback("henaw", tmp_path) == (1, 2)
         assert load_version("models:/henaw@champion").panel.name == "blood9"
     finally:
         mlflow.set_tracking_uri(before)

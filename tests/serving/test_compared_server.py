@@ -223,7 +223,7 @@ def test_promotion_and_rollback_under_load_lose_no_request(
             await_that(lambda: server.log.read_text().count("henaw version 2 answers") > said)  # noqa: B023
             time.sleep(0.5)
             said = server.log.read_text().count("henaw version 1 answers")
-            rollback("henaw")
+            rollback("henaw", tmp_path / "state")
             MlflowClient().set_registered_model_alias("henaw", "challenger", "2")
             await_that(lambda: server.log.read_text().count("henaw version 1 answers") > said)  # noqa: B023
             time.sleep(0.8)
