@@ -24,10 +24,11 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from henaw.errors import BadInput, EnvironmentProblem
-from henaw.registry.locking import postgresql_locked
+from henaw.registry.locking import EVERYBODY, postgresql_locked
 
 ANSWER_SECONDS = 10.0  # a tracking server that takes longer counts as not answering
 _SCHEMA_KEY = 4_837_216  # of the lock under which a database's tables are made
+_SCHEMA_SECONDS = 120.0  # and how long it is waited for
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -61,9 +62,9 @@ def require_tracking() -> str:
 def _schema_locked(uri: str) -> AbstractContextManager[object]:
     parts = urlsplit(uri)
     if parts.scheme == "sqlite":
-        return filelock.FileLock(f"{parts.path[1:]}.lock", timeout=120)
+        return filelock.FileLock(f"{parts.path[1:]}.lock", timeout=_SCHEMA_SECONDS, mode=EVERYBODY)
     if parts.scheme.partition("+")[0] == "postgresql":
-        return postgresql_locked(uri, _SCHEMA_KEY)
+        return postgresql_locked(uri, _SCHEMA_KEY, _SCHEMA_SECONDS)
     return contextlib.nullcontext()  # a server makes its own
 
 
