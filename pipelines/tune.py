@@ -80,8 +80,10 @@ def run(config: Config, extends: str = "default") -> str:
             lines.append(gain.words())
             metrics |= gain.metrics
         texts = {"best.yaml": found, "trials.md": "\n".join([*lines, "", trials_table(trials)])}
-        runs.log(texts, metrics, dict(plots.figures(study, space, objective)))
-    return "\n".join([*lines, "", found, f"Kept as {path}, and as best.yaml in run {runs.parent}."])
+        written = runs.log(texts, metrics, dict(plots.figures(study, space, objective)))
+    away = f"run {runs.parent} is not whole, as the tracking store was away; the same command writes the rest later"
+    inside = f"and as best.yaml in run {runs.parent}"
+    return "\n".join([*lines, "", found, f"Kept as {path}, {inside}." if written else f"Kept as {path}; {away}."])
 
 
 def main(profile: str = "default", data: str = "", overrides: str = "") -> None:

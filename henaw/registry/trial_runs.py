@@ -114,10 +114,10 @@ class TrialRuns(TrialEvents):
         self._silent_until = 0.0
         self.attempt(write_missing)
 
-    def log(self, texts: Mapping[str, str], metrics: Mapping[str, float], figures: Mapping[str, Figure]) -> None:
-        """What the study found, to the parent run."""
+    def log(self, texts: Mapping[str, str], metrics: Mapping[str, float], figures: Mapping[str, Figure]) -> bool:
+        """What the study found, to the parent run; whether all of it is there."""
 
-        def write() -> None:
+        def write() -> bool:
             for name, text in texts.items():
                 self._client.log_text(self.parent, text, name)
             for name, value in metrics.items():
@@ -126,8 +126,9 @@ class TrialRuns(TrialEvents):
                 for name, figure in figures.items():
                     style.save(figure, Path(folder), name)
                 self._client.log_artifacts(self.parent, folder, "figures")
+            return True
 
-        self.attempt(write)
+        return self.attempt(write) is not None
 
     def _create(self, number: int) -> str:
         tags = {

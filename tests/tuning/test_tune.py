@@ -140,11 +140,21 @@ def test_a_store_that_goes_away_costs_the_study_nothing(workplace: Path, monkeyp
 def test_a_store_that_never_comes_back_leaves_the_profile_here(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(trial_runs, "answers", lambda: False)
-    tune.run(load_config("smoke", overrides=TINY + " study.compare=false"), "smoke")
+    there = [False]
+    monkeypatch.setattr(trial_runs, "answers", lambda: there[0])
+    said = tune.run(load_config("smoke", overrides=TINY + " study.compare=false"), "smoke")
     [best] = workplace.glob(".henaw/studies/*.best.yaml")
+    assert f"Kept as {best.relative_to(workplace)}; run" in said
+    assert "as best.yaml in run" not in said
     assert "learning_rate" in best.read_text()
     assert "the study goes on" in caplog.text
+
+    there[0] = True
+    said = tune.run(load_config("smoke", overrides=TINY + " study.compare=false"), "smoke")
+    parent, children = runs()
+    assert said.endswith(f"and as best.yaml in run {parent.info.run_id}.")
+    assert mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/best.yaml") == best.read_text()
+    assert len(children) == 4
 
 
 def test_what_somebody_tags_a_run_with_is_in_the_trial_and_the_trials_words_in_the_run(workplace: Path) -> None:
