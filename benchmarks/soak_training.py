@@ -190,8 +190,10 @@ class Soak:
             assert code in (-signal.SIGKILL, 143, -signal.SIGTERM, *away), f"ended with {code}, see {self.folder}"
             if run is not None and (self.folder / ".henaw" / "checkpoints" / run).is_dir():
                 arguments = ["--resume", run]
+            elif run is not None and self.client().get_run(run).info.status == "FINISHED":
+                return run  # it was through, and stopped as it left
             else:  # stopped before there was anything to go on from
-                before, run = self.runs(), None
+                before, run, arguments = self.runs(), None, ["--overrides", settings(self.epochs)]
 
     def disturb(self, process: subprocess.Popen[bytes]) -> int:
         """Do something to a process after a while; its exit code."""
