@@ -2,32 +2,35 @@
 
     python benchmarks/bench_speed.py [--people 25000] [--batches 128 512 2048] [--hidden 128 128] [--threads 0]
 
-Trains the default model on people who do not exist, on the GPU where there is one. The first epoch, which warms up and
-compiles, is shown by itself; the figure is the quickest of the others. Times alone choose no row: larger batches and
-fewer bits also change what is learned, so a row goes into the table once `bench_clocks.py` has been run with it.
+Trains the default model on people who do not exist, on the GPU where there is one. The first epoch, which warms up,
+compiles and records, is shown by itself; the figure is the median of the others. Times alone choose no row: larger
+batches and fewer bits also change what is learned, so a row goes into the table once `bench_clocks.py` has been run
+with it.
 """
+
+from __future__ import annotations
 
 import argparse
 import itertools
+import statistics
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from bars import machine, table
+from made_up_people import network, people
 
 from henaw.config import load_config
-from henaw.model.ensemble import EnsembleShape
-from henaw.model.heads import QuantileHead
 from henaw.model.losses import crps_loss
-from henaw.model.network import EnsembleNetwork
-from henaw.settings import Training
 from henaw.training.batches import TrainingData
 from henaw.training.device import choose_device, use_threads
 from henaw.training.speed import has_bf16
 from henaw.training.telemetry import Events
 from henaw.training.trainer import train
 
-FEATURES, MARKERS = 10, 9
 EPOCHS = 4
+COLUMNS = ("batch", "precision", "compiled", "first epoch", "an epoch", "a step")
 
 
 class Epochs(Events):
@@ -45,28 +48,41 @@ class Epochs(Events):
         self.times.append(time.perf_counter())
 
 
-def people(count: int, device: torch.device) -> TrainingData:
-    """People of random markers, of which some are missing; the last feature is of two markers."""
-    generator = torch.Generator().manual_seed(0)
-    present = (torch.rand(count, FEATURES, generator=generator) > 0.05).float()
-    scaled = torch.randn(count, FEATURES, generator=generator) * present
-    age = (50 + 8 * scaled[:, :1] + 6 * torch.randn(count, 1, generator=generator)).clamp(20, 79)
-    dependence = torch.eye(MARKERS, FEATURES)
-    dependence[-2:, -1] = 1
-    parts = (scaled, present, torch.ones(count, 1), age, dependence)
-    return TrainingData(*(part.to(device) for part in parts))
+@dataclass(frozen=True)
+class Timed:
+    """Settings of an epoch, the seconds of the first, and those of one of the others."""
+
+    batch_size: int
+    precision: str
+    compiled: str
+    first: float
+    seconds: float
+
+    def row(self, count: int) -> list[str]:
+        """Cells of a table with ``COLUMNS``, for ``count`` people."""
+        step = 1e3 * self.seconds / -(-count // self.batch_size)
+        times = f"{self.first:.2f} s", f"{self.seconds:.3f} s", f"{step:.2f} ms"
+        return [f"{self.batch_size:,}", self.precision, self.compiled, *times]
 
 
-def seconds(settings: Training, hidden: tuple[int, ...], everybody: TrainingData) -> tuple[float, float]:
-    """Seconds of the first epoch, and of the quickest of the others."""
+def timed(
+    everybody: TrainingData, batch_size: int, precision: str, compiled: str, hidden: Sequence[int] | None = None
+) -> Timed:
+    """Train the default model for some epochs."""
     device = everybody.targets.device
-    head = QuantileHead(tuple(load_config().network.knots), "logit", 50.0, 12.0, 19.5, 79.5)
-    shape = EnsembleShape(load_config().network.members, 2 * FEATURES + 1, hidden, head)
-    network = EnsembleNetwork(shape, 0.0, torch.Generator().manual_seed(0)).to(device)
-    epochs = Epochs()
-    train(network, crps_loss(head, device), everybody, people(1000, device), settings, 0, epochs)
-    first, *others = (end - start for start, end in itertools.pairwise(epochs.times))
-    return first, min(others)
+    told = f"training.batch_size={batch_size} training.precision={precision} training.compiled={compiled}"
+    config = load_config(overrides=f"training.epochs={EPOCHS} training.device={device.type} {told}")
+    made, ends = network(config, device, hidden), Epochs()
+    loss = crps_loss(made.shape.head, device)
+    train(made, loss, everybody, people(1_000, 1, device), config.training, 0, ends)
+    first, *others = (end - start for start, end in itertools.pairwise(ends.times))
+    return Timed(batch_size, precision, compiled, first, statistics.median(others))
+
+
+def ways(device: torch.device) -> Iterator[tuple[str, str]]:
+    """Precisions and kinds of compilation that ``device`` has."""
+    compiled = ("never", "graphs", "always") if device.type == "cuda" else ("never", "always")
+    return itertools.product(("fp32", "bf16") if has_bf16(device) else ("fp32",), compiled)
 
 
 def main() -> None:
@@ -78,21 +94,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     asked = parser.parse_args()
-    fixed = f"training.epochs={EPOCHS} training.threads={asked.threads} training.device={asked.device}"
-    settings = load_config(overrides=fixed).training
+    settings = load_config(overrides=f"training.threads={asked.threads} training.device={asked.device}").training
     device = choose_device(settings)
     use_threads(settings)
-    everybody, rows = people(asked.people, device), []
-    precisions = ["fp32", "bf16"] if has_bf16(device) else ["fp32"]
-    for size, precision, compiled in itertools.product(asked.batches, precisions, ["never", "always"]):
-        chosen = {"batch_size": size, "precision": precision, "compiled": compiled}
-        first, other = seconds(settings.model_copy(update=chosen), tuple(asked.hidden), everybody)
-        step = 1e3 * other / -(-asked.people // size)
-        rows.append([str(size), precision, compiled, f"{first:.2f} s", f"{other:.3f} s", f"{step:.2f} ms"])
+    everybody, rows = people(asked.people, 0, device), []
+    for size, (precision, compiled) in itertools.product(asked.batches, ways(device)):
+        rows.append(timed(everybody, size, precision, compiled, asked.hidden).row(asked.people))
         print(*rows[-1], flush=True)
     threads = torch.get_num_threads()
     print(f"\n{machine()}\n{device.type}, {threads} threads, {asked.people:,} people, {asked.hidden}.\n")
-    print(table(("batch", "precision", "compiled", "first epoch", "an epoch", "a step"), rows))
+    print(table(COLUMNS, rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `bench_gpu.py` measures: epochs and their limit, a whole run, snapshots, memory that runs out, packs."""
+"""What `bench_gpu.py` measures: epochs and their limit, what is learned, a whole run, snapshots, memory, packs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import mlflow
 import torch
 from bars import Bar
 from bench_packing import packed_against_alone
+from bench_speed import Timed, timed, ways
 from bench_training_reliability import Turns, snapshots_switched
 from made_up_people import network, people
 
@@ -24,6 +25,7 @@ from henaw.registry.run_events import TrackingEvents
 from henaw.settings import Training
 from henaw.training.batches import TrainingData
 from henaw.training.checkpoints import Checkpoints
+from henaw.training.speed import resolved
 from henaw.training.telemetry import Events, OutOfMemory
 from henaw.training.trainer import train
 
@@ -39,6 +41,7 @@ class Scale:
     people: int
     batches: tuple[int, ...]
     run_epochs: int
+    learned_epochs: int
     pairs: int
     pack: int
     packed: tuple[str, ...]
@@ -47,58 +50,59 @@ class Scale:
 
 FULL = Scale(
     people=502_000,
-    batches=(512, 2048, 8192, 32_768),
+    batches=(512, 2048, 4096, 8192, 32_768),
     run_epochs=100,
+    learned_epochs=40,
     pairs=300,
     pack=16,
     packed=("[64,64]", "[128,128]"),
     pack_pairs=3,
 )
-REDUCED = Scale(people=8_192, batches=(512, 2048), run_epochs=3, pairs=10, pack=2, packed=("[32,32]",), pack_pairs=1)
+REDUCED = Scale(
+    people=8_192,
+    batches=(512, 2048),
+    run_epochs=3,
+    learned_epochs=2,
+    pairs=10,
+    pack=2,
+    packed=("[32,32]",),
+    pack_pairs=1,
+)
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """Settings of an epoch, and the seconds that one took."""
-
-    batch_size: int
-    precision: str
-    compiled: str
-    seconds: float
-
-
-class _Ends(Events):
-    """When each epoch ended: its validation loss has been read, so the device was done."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_train_begin(self, epochs: int, steps_per_epoch: int) -> None:
-        self.times.append(time.perf_counter())
-
-    def on_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
-        self.times.append(time.perf_counter())
-
-
-def _settings(batch_size: int, device: torch.device, *more: str) -> Config:
+def _settings(batch_size: int | str, device: torch.device, *more: str) -> Config:
     told = f"training.batch_size={batch_size} training.device={device.type}"
     return load_config(overrides=" ".join([told, *more]))
 
 
-def epochs(scale: Scale, device: torch.device, data: TrainingData) -> list[Epoch]:
-    """An epoch by batch size, precision and compilation: the median of three after one that warms up and compiles."""
+def chosen(scale: Scale, device: torch.device) -> Training:
+    """What ``auto`` comes to."""
+    return resolved(_settings("auto", device).training, scale.people, device)
+
+
+def epochs(scale: Scale, device: torch.device, data: TrainingData) -> list[Timed]:
+    """An epoch by batch size, precision and compilation; compiled, which takes long to begin, by the batch of auto."""
+    auto = chosen(scale, device).people_in_batch
     found = []
-    known = "precision" in Training.model_fields
-    ways = itertools.product(("fp32", "bf16"), ("never", "always")) if known else [("fp32", "never")]
-    for (precision, compiled), batch_size in itertools.product(ways, scale.batches):
-        told = [f"training.precision={precision}", f"training.compiled={compiled}"] if known else []
-        config = _settings(batch_size, device, "training.epochs=4 training.patience=4", *told)
-        made, ends = network(config, device), _Ends()
-        loss = crps_loss(made.shape.head, device)
-        train(made, loss, data, people(1_024, 1, device), config.training, 0, ends)
-        _, *others = (after - before for before, after in pairwise(ends.times))
-        found.append(Epoch(batch_size, precision, compiled, statistics.median(others)))
+    for precision, compiled in ways(device):
+        sizes = (auto,) if compiled == "always" else dict.fromkeys((*scale.batches, auto))
+        found += [timed(data, size, precision, compiled) for size in sizes]
     return found
+
+
+def learned(scale: Scale, device: torch.device, data: TrainingData) -> list[list[str]]:
+    """Rows of batch size, precision, validation CRPS and seconds of default training: what a larger batch costs."""
+    rows = []
+    sizes = dict.fromkeys((512, *scale.batches, chosen(scale, device).people_in_batch))
+    for size, precision in itertools.product(sizes, ("fp32", "bf16")):
+        config = _settings(size, device, f"training.precision={precision} training.epochs={scale.learned_epochs}")
+        made = network(config, device)
+        began = time.perf_counter()
+        validation = people(len(data) // 10, 1, device)
+        history = train(made, crps_loss(made.shape.head, device), data, validation, config.training, 0, Events())
+        best = min(row["validation_loss"] for row in history)
+        rows.append([f"{size:,}", precision, f"{best:.4f}", f"{time.perf_counter() - began:.1f}"])
+    return rows
 
 
 @dataclass(frozen=True)
@@ -149,13 +153,13 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def whole_run(scale: Scale, device: torch.device, data: TrainingData, batch_size: int) -> Bar:
-    """Epochs with all telemetry, into SQLite in this process, and a checkpoint after each."""
+def whole_run(scale: Scale, device: torch.device, data: TrainingData) -> Bar:
+    """Epochs with all telemetry, into SQLite in this process, and a checkpoint after each; all else as auto has it."""
     with tempfile.TemporaryDirectory(prefix="henaw-bench-") as folder:
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
         mlflow.create_experiment("henaw", artifact_location=str(Path(folder) / "artifacts"))
         told = f"training.epochs={scale.run_epochs} training.patience=1000 state.folder={folder}/state"
-        config = _settings(batch_size, device, told)
+        config = _settings("auto", device, told)
         made = network(config, device)
         loss, checkpoints = crps_loss(made.shape.head, device), Checkpoints(Path(folder) / "kept", config.training)
         validation = people(len(data) // 10, 1, device)
@@ -163,7 +167,7 @@ def whole_run(scale: Scale, device: torch.device, data: TrainingData, batch_size
             began = time.perf_counter()
             train(made, loss, data, validation, config.training, 0, TrackingEvents(), checkpoints)
             seconds = time.perf_counter() - began
-    what = f"{scale.run_epochs} epochs, telemetry and checkpoints, {len(data):,} people, batch {batch_size:,}"
+    what = f"{scale.run_epochs} epochs, telemetry and checkpoints, {len(data):,} people"
     return Bar(what, f"{seconds:.1f} s", "≤ 25 s for 100 epochs of 502,000", seconds <= 25)
 
 

@@ -22,12 +22,14 @@ def people(count: int, seed: int, device: torch.device) -> TrainingData:
     present = (torch.rand(count, FEATURES, generator=generator) > _MISSING).float()
     scaled = torch.randn(count, FEATURES, generator=generator) * present
     age = 50 + 8 * scaled[:, :1] + 6 * torch.randn(count, 1, generator=generator)
+    dependence = torch.eye(MARKERS, FEATURES)
+    dependence[-2:, -1] = 1  # the ratio is of the last two
     parts = {
         "scaled": scaled,
         "present": present,
         "always": torch.randint(2, (count, 1), generator=generator).float(),
         "targets": age.clamp(20, 79),
-        "dependence": torch.eye(MARKERS, FEATURES),
+        "dependence": dependence,
     }
     return TrainingData(**{name: values.to(device) for name, values in parts.items()})
 

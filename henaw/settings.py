@@ -191,7 +191,7 @@ class Training(Section):
     processes: Count
     split: Literal["members", "people"]
     precision: Literal["auto", "fp32", "bf16"]
-    compiled: Literal["auto", "never", "always"]
+    compiled: Literal["auto", "never", "graphs", "always"]
 
     @property
     def people_in_batch(self) -> int:

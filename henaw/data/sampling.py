@@ -152,7 +152,7 @@ def _stream(seed: int, epoch: int, member: int) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-def random_bits(stream: int, words: int, device: torch.device) -> Tensor:
+def random_bits(stream: int | Tensor, words: int, device: torch.device) -> Tensor:
     """The first ``words`` times 64 bits of ``stream``, as signed integers: SplitMix64's outputs.
 
     A function of its arguments alone, so it is the same on every device, and asked for again it is the same again.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -86,18 +86,22 @@ class LogicalBatch:
         rows: who, for each member, (K, B).
         disturbance: what is added to their inputs.
         derived: features that several markers enter, by number, and those markers.
-        stream: which random numbers that takes.
+        stream: which random numbers that takes; on the device where it is told only when it is needed.
     """
 
     data: TrainingData
     rows: Tensor
     disturbance: Disturbance
     derived: Derived
-    stream: int
+    stream: int | Tensor
 
     def __len__(self) -> int:
         """People a member meets in it."""
         return self.rows.shape[1]
+
+    def placed(self, rows: Tensor, stream: Tensor) -> LogicalBatch:
+        """A batch of its size and kind whose people and random numbers are those that stand in ``rows``, ``stream``."""
+        return replace(self, rows=rows, stream=stream)
 
     def split(self, size: int) -> Iterator[Batch]:
         """The batch on the device in pieces of ``size`` people of each member; the last may be smaller."""

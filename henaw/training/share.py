@@ -8,7 +8,6 @@ from torch import Tensor
 
 from henaw.model.losses import AGE
 from henaw.training.batches import LogicalBatch, TrainingData
-from henaw.training.clipping import clip_members
 from henaw.training.interruption import Interruption
 
 
@@ -17,9 +16,11 @@ class Share:
 
     Attributes:
         own: which of the ensemble's members are this process's.
+        sums_gradients: whether a batch's gradients are summed over processes before they are clipped.
     """
 
     own: slice = slice(None)
+    sums_gradients = False
 
     def members(self, here: int) -> int:
         """Members of the whole ensemble, of which ``here`` are this process's."""
@@ -32,11 +33,6 @@ class Share:
     def batches(self, batches: Iterator[LogicalBatch]) -> Iterable[LogicalBatch]:
         """What this process does of each batch."""
         return batches
-
-    def clipped(self, losses: Tensor, parameters: Sequence[Tensor], limit: float) -> tuple[Tensor, Tensor]:
-        """Losses (parts, K), squared gradient norms (parameters, K) of all; the gradients here are clipped after it."""
-        losses = self.summed(losses, parameters)
-        return self.of_everyone(losses, clip_members(parameters, limit))
 
     def summed(self, losses: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """Losses (parts, K) of a batch from those of this process's people; so for the gradients of ``parameters``."""

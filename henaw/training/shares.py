@@ -125,6 +125,9 @@ class _OfMembers(LogicalBatch):
     whole: LogicalBatch
     own: slice
 
+    def placed(self, rows: Tensor, stream: Tensor) -> _OfMembers:
+        return replace(self, rows=rows, stream=stream, whole=replace(self.whole, stream=stream))
+
     def drawn(self) -> tuple[Tensor | None, Tensor | None]:
         """Noise and what is kept, of these members."""
         noise, kept = (None if drawn is None else drawn[self.own] for drawn in self.whole.drawn())
@@ -152,6 +155,8 @@ class SomeMembers(EnsembleNetwork):
 
 class PeopleShare(RankShare):
     """All members, on some of the people: gradients are summed over processes before they are clipped."""
+
+    sums_gradients = True
 
     def __init__(self, ranks: Ranks, ages: Tensor, validated: int, events: Events) -> None:
         """Share people of ``ages`` (n,) out; ``validated`` people validate in all."""

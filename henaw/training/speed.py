@@ -26,7 +26,7 @@ class Row(Section):
     from_people: Annotated[int, Field(ge=0)]
     batch_size: Count
     precision: Literal["fp32", "bf16"]
-    compiled: Literal["never", "always"]
+    compiled: Literal["never", "graphs", "always"]
     measured: str
 
 
@@ -51,6 +51,9 @@ def resolved(settings: Training, people: int, device: torch.device) -> Training:
     if found.precision == "bf16" and not has_bf16(device):
         logger.warning("training.precision: this %s has no bf16, so it is fp32", device.type)
         found = found.model_copy(update={"precision": "fp32"})
+    if found.compiled == "graphs" and device.type != "cuda":
+        logger.warning("training.compiled: graphs are of GPUs, so it is never")
+        found = found.model_copy(update={"compiled": "never"})
     return found
 
 

@@ -31,6 +31,7 @@ from henaw.training.speed import resolved
 from henaw.training.state import TrainingState, fingerprint
 from henaw.training.telemetry import Events
 from henaw.training.transaction import Transaction
+from henaw.training.work import step_work
 
 REMEDY = "lower training.learning_rate"
 
@@ -102,6 +103,7 @@ class _Run:
         self.steps_per_epoch = math.ceil(len(ages) / self.settings.people_in_batch)
         self.state = TrainingState(self.network, self.settings, self.settings.epochs * self.steps_per_epoch, self.share)
         self.gradients = Gradients(self.network, self.loss, self.settings)
+        self.work = step_work(self.gradients, self.state.parameters, self.settings, self.share)
         self.transaction = Transaction(self.network, self.state.optimizer)
         self.history = self.checkpoints.history() if self.checkpoints else History(None)
         described = (self.network, self.settings, self.seed, self.people, self.validation)
@@ -162,9 +164,7 @@ class _Run:
         self.state.optimizer.zero_grad(set_to_none=True)
         if self.network.dropout > 0:
             torch.manual_seed(stream(self.seed, "dropout", progress.epoch, progress.batch))
-        losses = self.gradients.of(batch, rows)
-        limit = self.settings.clip_norm
-        found = self.share.clipped(losses, self.state.parameters, limit)
+        found, limit = self.share.of_everyone(*self.work(batch, rows)), self.settings.clip_norm
         figures = step_figures(self.state.names, *found, limit, self.gradients.parts)  # the only wait for the device
         self.events.on_grad_computed(progress.step, figures.metrics | figures.by_layer)
         if figures.finite:

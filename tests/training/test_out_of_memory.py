@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from henaw.model.losses import crps_loss
-from henaw.training import share, trainer
+from henaw.training import trainer, work
 from henaw.training.microbatch import Halving, device_memory
 from henaw.training.state import TrainingState
 from henaw.training.telemetry import Events, OutOfMemory
@@ -100,7 +100,7 @@ def keep(kind: Any, kept: list[Any]) -> Callable[..., Any]:
 @contextmanager
 def planted(watched: Watched, made: Any) -> Iterator[Callable[..., torch.Tensor]]:
     """The loss to train with, all the places where memory may run out being under ``watched``."""
-    forward, attempt, clip, update = made.forward, trainer._Run.attempt, share.clip_members, torch._fused_adamw_
+    forward, attempt, clip, update = made.forward, trainer._Run.attempt, work.clip_members, torch._fused_adamw_
 
     def count_attempt(run: Any, batch: Any, rows: int) -> Any:
         watched.attempt, watched.piece = watched.attempt + 1, -1
@@ -138,7 +138,7 @@ def planted(watched: Watched, made: Any) -> Iterator[Callable[..., torch.Tensor]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(made, "forward", failing_forward)
         patch.setattr(trainer._Run, "attempt", count_attempt)
-        patch.setattr(share, "clip_members", failing_clip)
+        patch.setattr(work, "clip_members", failing_clip)
         patch.setattr(trainer, "Halving", keep(Halving, watched.halving))
         patch.setattr(trainer, "TrainingState", keep(TrainingState, watched.state))
         patch.setattr(torch, "_fused_adamw_", failing_update)

@@ -62,6 +62,15 @@ def test_a_device_without_bf16_trains_in_fp32_and_says_so(
         np.testing.assert_array_equal(found[name], values)
 
 
+def test_graphs_are_of_gpus(caplog: pytest.LogCaptureFixture) -> None:
+    _, expected = run(training())
+    with caplog.at_level("WARNING"):
+        _, found = run(training("training.compiled=graphs"))
+    assert caplog.messages == ["training.compiled: graphs are of GPUs, so it is never"]
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
 def test_in_bf16_training_comes_out_nearly_the_same_and_twice_bitwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slowly where the processor has no bf16: PyTorch computes it all the same."""
     monkeypatch.setattr(speed, "has_bf16", lambda _: True)
