@@ -1,19 +1,39 @@
-"""A server with the page, and a browser in front of it."""
+"""A registry of two versions; a server with the page, and a browser in front of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from henaw.model.answers import answer
-from tests.scenarios import blood_rows
+from henaw.model.storage import CLOCK_FOLDER, save_clock
+from henaw.registry import versions
+from tests.scenarios import blood_clock, blood_rows
 from tests.serving.browsing import Browser, browser
 from tests.serving.guarded import CLOCK, COLUMNS
 from tests.serving.sockets import Running, running
 
 CHUNK = 100  # rows a request
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Two versions in a store: the first is champion, the second challenger."""
+    folder = tmp_path_factory.mktemp("store")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+    mlflow.create_experiment("here", artifact_location=str(folder / "artifacts"))
+    mlflow.set_experiment("here")
+    for seed in (0, 1):
+        save_clock(blood_clock(seed), folder / str(seed) / CLOCK_FOLDER)
+        with mlflow.start_run():
+            versions.register(folder / str(seed) / CLOCK_FOLDER, "henaw", {})
+    yield folder
+    mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture(scope="module")

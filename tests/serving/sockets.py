@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.conftest import REPOSITORY
+from tests.scenarios import blood_rows
 
 PATIENCE = 60.0  # seconds, for machines that are busy
 
@@ -33,9 +34,21 @@ class Running:
             client.sendall(request(body, path, headers))
             return response(client)
 
+    def ask_csv(self, rows: int, headers: str = "") -> tuple[int, dict[str, str], bytes]:
+        with connected(self.port) as client:
+            body = request(blood_rows(rows, 0).to_csv(index=False).encode(), headers=headers)
+            client.sendall(body.replace(b"application/json", b"text/csv", 1))
+            return response(client)
+
 
 def command(host: str, port: int, settings: str) -> list[str]:
     return [sys.executable, "-m", "tests.serving.run_guard", host, str(port), settings]
+
+
+def of_registry(folder: Path, *options: str, settings: str = "") -> list[str]:
+    """The command ``henaw serve`` for the champion of the tracking store, with its state in ``folder``."""
+    own = [sys.executable, "-m", "henaw.cli", "serve", "--model", "models:/henaw@champion", "--port", "0"]
+    return [*own, "--overrides", f"state.folder={folder / 'state'} {settings}", *options]
 
 
 def environment() -> dict[str, str]:
@@ -81,6 +94,13 @@ def _await_ready(process: subprocess.Popen[bytes], port: int, headers: str) -> N
                 return
         time.sleep(0.02)
     raise AssertionError("the server never was ready")
+
+
+def await_that(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 @contextmanager

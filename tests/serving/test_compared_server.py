@@ -5,50 +5,29 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import psutil
 import pytest
 from mlflow import MlflowClient
 
-from henaw.model.storage import CLOCK_FOLDER, save_clock
-from henaw.registry import versions
 from henaw.registry.aliases import move_champion, rollback
 from henaw.serving.compared_report import report
 from henaw.serving.comparison import in_challenger
 from henaw.serving.ledger import Subject, read_ledgers
 from tests.conftest import REPOSITORY
-from tests.scenarios import blood_clock, blood_rows
 from tests.serving.guarded import split
-from tests.serving.sockets import PATIENCE, Running, connected, request, response, running
+from tests.serving.sockets import PATIENCE, Running, await_that, connected, of_registry, request, response, running
 from tests.serving.sockets import environment as sockets_environment
 
 pytestmark = [pytest.mark.xdist_group("serving"), pytest.mark.slow, pytest.mark.timeout(600)]
 
 PAIR = ("henaw/1", "henaw/2")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Two versions: the first is champion, the second challenger."""
-    folder = tmp_path_factory.mktemp("store")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    mlflow.create_experiment("here", artifact_location=str(folder / "artifacts"))
-    mlflow.set_experiment("here")
-    for seed in (0, 1):
-        save_clock(blood_clock(seed), folder / str(seed) / CLOCK_FOLDER)
-        with mlflow.start_run():
-            versions.register(folder / str(seed) / CLOCK_FOLDER, "henaw", {})
-    yield folder
-    mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture(autouse=True)
@@ -61,9 +40,7 @@ def environment(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def program(folder: Path, *options: str, settings: str = "") -> list[str]:
-    overrides = f"state.folder={folder / 'state'} serving.drain_seconds=0.3 serving.reload_seconds=0.3 {settings}"
-    own = [sys.executable, "-m", "henaw.cli", "serve", "--model", "models:/henaw@champion", "--port", "0"]
-    return [*own, "--overrides", overrides, *options]
+    return of_registry(folder, *options, settings=f"serving.drain_seconds=0.3 serving.reload_seconds=0.3 {settings}")
 
 
 def stop(server: Running) -> None:
@@ -72,25 +49,11 @@ def stop(server: Running) -> None:
     assert "Traceback" not in server.log.read_text()
 
 
-def csv_reply(server: Running, rows: int, headers: str = "") -> tuple[int, dict[str, str], bytes]:
-    body = blood_rows(rows, 0).to_csv(index=False).encode()
-    with connected(server.port) as client:
-        client.sendall(request(body, headers=headers).replace(b"application/json", b"text/csv", 1))
-        return response(client)
-
-
-def await_that(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.1)
-
-
 def bodies(server: Running) -> list[bytes]:
     sent: list[Any] = [*(split(rows, rows) for rows in (1, 2, 7, 200)), b"{", split(1) | {"params": {"coverage": 2}}]
     found = [server.ask(body)[2] for body in sent]
     refused = [json.loads(body) | {"request_id": ""} for body in found[4:]]
-    return [*found[:4], json.dumps(refused).encode(), csv_reply(server, 5)[2]]
+    return [*found[:4], json.dumps(refused).encode(), server.ask_csv(5)[2]]
 
 
 def test_answers_beside_a_shadow_are_byte_for_byte_those_without(store: Path, tmp_path: Path) -> None:
@@ -141,14 +104,13 @@ def test_two_workers_and_a_restart_draw_the_same_arms_in_json_and_csv(store: Pat
     for workers in (2, 1):
         arguments = program(tmp_path, "--split", "challenger=0.4", settings=f"serving.workers={workers}")
         with running(tmp_path, arguments=arguments) as server:
-            # a worker that is still starting says 503
             await_that(lambda: all(server.ask(b"", "/ping")[0] == 200 for _ in range(30)))
             for name in names:
                 status, headers, _ = server.ask(split(1), headers=f"X-Request-Id: {name}\r\n")
                 assert (status, headers["henaw-model"]) == (200, arms[name])
                 assert headers["x-request-id"] != name
             for name in names[:6]:
-                status, headers, _ = csv_reply(server, 5, f"X-Request-Id: {name}\r\n")
+                status, headers, _ = server.ask_csv(5, f"X-Request-Id: {name}\r\n")
                 assert (status, headers["henaw-model"]) == (200, arms[name])
             stop(server)
     tallies = read_ledgers(tmp_path / "state").tallies

@@ -9,10 +9,8 @@ import shutil
 import signal
 import ssl
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,35 +20,28 @@ import pytest
 from mlflow import MlflowClient
 
 from henaw.errors import IntegrityError
-from henaw.model.storage import CLOCK_FOLDER, save_clock
-from henaw.registry import versions
 from henaw.serving import loading
 from henaw.serving.lifecycle import Served
 from henaw.serving.mlflow_process import Versions
 from tests.conftest import REPOSITORY
-from tests.scenarios import blood_clock, blood_rows
+from tests.scenarios import blood_rows
 from tests.serving.guarded import split
-from tests.serving.sockets import PATIENCE, Running, connected, listening_port, request, response, rest, running
+from tests.serving.sockets import (
+    PATIENCE,
+    Running,
+    await_that,
+    connected,
+    listening_port,
+    of_registry,
+    request,
+    response,
+    rest,
+    running,
+)
 
 pytestmark = pytest.mark.xdist_group("serving")
 
 URI = "models:/henaw@champion"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Two versions, the first of them champion."""
-    folder = tmp_path_factory.mktemp("store")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    mlflow.create_experiment("here", artifact_location=str(folder / "artifacts"))
-    mlflow.set_experiment("here")
-    for seed in (0, 1):
-        save_clock(blood_clock(seed), folder / str(seed) / CLOCK_FOLDER)
-        with mlflow.start_run():
-            versions.register(folder / str(seed) / CLOCK_FOLDER, "henaw", {})
-    yield folder
-    mlflow.set_tracking_uri(before)
 
 
 def newest(current: int | None) -> Served | None:
@@ -115,12 +106,6 @@ def test_no_flipped_byte_is_served(store: Path, capsys: pytest.CaptureFixture[st
     assert newest(None) is not None
 
 
-def served(folder: Path, store: Path, settings: str) -> list[str]:
-    state = folder / "state"
-    overrides = f"state.folder={state} {settings}"
-    return [sys.executable, "-m", "henaw.cli", "serve", "--model", URI, "--port", "0", "--overrides", overrides]
-
-
 @pytest.fixture
 def environment(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store / 'mlflow.db'}")
@@ -132,19 +117,15 @@ def version_of(server: Running) -> str:
 
 @pytest.mark.slow
 def test_a_server_answers_json_and_csv_and_follows_the_alias(store: Path, tmp_path: Path, environment: None) -> None:
-    with running(tmp_path, arguments=served(tmp_path, store, "serving.reload_seconds=0.2")) as server:
+    with running(tmp_path, arguments=of_registry(tmp_path, settings="serving.reload_seconds=0.2")) as server:
         assert version_of(server) == "henaw/1"
-        body = blood_rows(3, 0).to_csv(index=False).encode()
-        with connected(server.port) as client:
-            sent = request(body).replace(b"application/json", b"text/csv", 1)
-            client.sendall(sent)
-            status, _, csv = response(client)
+        status, _, csv = server.ask_csv(3)
         assert status == 200
         for row, other in zip(
             json.loads(csv)["predictions"], json.loads(server.ask(split(3))[2])["predictions"], strict=True
         ):
             assert row == pytest.approx(other, abs=1e-9)
-        spoiled = body.replace(b"female", b"female", 1).replace(b".", b"x61.98765", 1)
+        spoiled = blood_rows(3, 0).to_csv(index=False).encode().replace(b".", b"x61.98765", 1)
         with connected(server.port) as client:
             client.sendall(request(spoiled).replace(b"application/json", b"text/csv", 1))
             status, _, said = response(client)
@@ -152,19 +133,9 @@ def test_a_server_answers_json_and_csv_and_follows_the_alias(store: Path, tmp_pa
         assert b"61.98765" not in said
         MlflowClient().set_registered_model_alias("henaw", "champion", "2")
         try:
-            until = time.monotonic() + PATIENCE
-            while version_of(server) != "henaw/2" and time.monotonic() < until:
-                time.sleep(0.1)
-            assert version_of(server) == "henaw/2"
+            await_that(lambda: version_of(server) == "henaw/2")
         finally:
             MlflowClient().set_registered_model_alias("henaw", "champion", "1")
-
-
-def ask_csv(server: Running) -> int:
-    with connected(server.port) as client:
-        body = blood_rows(2, 0).to_csv(index=False).encode()
-        client.sendall(request(body).replace(b"application/json", b"text/csv", 1))
-        return response(client)[0]
 
 
 @pytest.mark.slow
@@ -172,20 +143,17 @@ def ask_csv(server: Running) -> int:
 def test_without_the_process_of_mlflow_json_is_answered_and_csv_again_when_it_is_back(
     store: Path, tmp_path: Path, environment: None
 ) -> None:
-    with running(tmp_path, arguments=served(tmp_path, store, "serving.drain_seconds=0.1")) as server:
-        assert ask_csv(server) == 200
+    with running(tmp_path, arguments=of_registry(tmp_path, settings="serving.drain_seconds=0.1")) as server:
+        assert server.ask_csv(2)[0] == 200
         (beside,) = psutil.Process(server.process.pid).children()
         folder = Path(beside.cmdline()[3])
         beside.suspend()
         assert server.ask(split(1))[0] == 200
         beside.kill()
         assert server.ask(split(1))[0] == 200
-        assert ask_csv(server) == 200, "the next one takes over those that wait"
+        assert server.ask_csv(2)[0] == 200, "the next one takes over those that wait"
         server.process.kill()
-        until = time.monotonic() + PATIENCE
-        while folder.exists() and time.monotonic() < until:
-            time.sleep(0.05)
-        assert not folder.exists(), "the process ends with the server, and leaves nothing"
+        await_that(lambda: not folder.exists())  # the process ends with the server, and leaves nothing
 
 
 @pytest.mark.slow
@@ -209,7 +177,7 @@ def test_behind_tls_workers_answer_json_and_csv(store: Path, tmp_path: Path, env
     (tmp_path / "log").touch()
     with (
         (tmp_path / "log").open("wb") as log,
-        subprocess.Popen(served(tmp_path, store, settings), stderr=log, cwd=REPOSITORY) as process,
+        subprocess.Popen(of_registry(tmp_path, settings=settings), stderr=log, cwd=REPOSITORY) as process,
     ):
         try:
             port = listening_port(process, tmp_path / "log")
@@ -234,7 +202,9 @@ def test_behind_tls_workers_answer_json_and_csv(store: Path, tmp_path: Path, env
 def test_a_worker_that_is_killed_is_replaced_and_its_counts_stay(
     store: Path, tmp_path: Path, environment: None
 ) -> None:
-    with running(tmp_path, arguments=served(tmp_path, store, "serving.workers=2 serving.drain_seconds=0.5")) as server:
+    with running(
+        tmp_path, arguments=of_registry(tmp_path, settings="serving.workers=2 serving.drain_seconds=0.5")
+    ) as server:
         answered = 0
         for _ in range(40):
             status, _, _ = server.ask(split(1))
@@ -273,7 +243,7 @@ def test_where_the_first_process_is_killed_all_others_end_and_nothing_stays(
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     settings = "serving.workers=2 serving.drain_seconds=0.1 serving.shadow=models:/henaw/2"
-    with running(tmp_path, arguments=served(tmp_path, store, settings)) as server:
+    with running(tmp_path, arguments=of_registry(tmp_path, settings=settings)) as server:
         assert len(list(temporary.iterdir())) == 2
         others = psutil.Process(server.process.pid).children(recursive=True)
         server.process.kill()
@@ -288,7 +258,7 @@ def test_a_hanging_process_of_mlflow_does_not_keep_the_server_from_leaving(
     store: Path, tmp_path: Path, environment: None
 ) -> None:
     settings = "serving.reload_seconds=0.1 serving.drain_seconds=0.1"
-    with running(tmp_path, arguments=served(tmp_path, store, settings)) as server:
+    with running(tmp_path, arguments=of_registry(tmp_path, settings=settings)) as server:
         (beside,) = psutil.Process(server.process.pid).children()
         beside.suspend()
         time.sleep(0.5)  # the alias is being looked up
@@ -301,6 +271,6 @@ def test_a_hanging_process_of_mlflow_does_not_keep_the_server_from_leaving(
 @pytest.mark.timeout(600)
 def test_workers_that_cannot_start_are_not_started_for_ever(store: Path, tmp_path: Path, environment: None) -> None:
     settings = f"serving.workers=2 serving.audit={tmp_path / 'none' / 'audit'}"
-    found = subprocess.run(served(tmp_path, store, settings), capture_output=True, timeout=PATIENCE, check=False)
+    found = subprocess.run(of_registry(tmp_path, settings=settings), capture_output=True, timeout=PATIENCE, check=False)
     assert (found.returncode, b"Traceback" in found.stderr) == (2, False)
     assert b"cannot be written: No such file" in found.stderr
