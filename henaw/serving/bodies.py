@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
+from typing import Any
 
-from henaw.serving.asgi import Receive
+from henaw.serving.asgi import Message, Receive
 from henaw.serving.refusals import Refusal
+
+REFUSED = "henaw.refused"  # in a scope: why the rest of the body is not read
 
 
 class Disconnected(Exception):
     """The client left before its request was whole: there is nobody to answer."""
+
+
+def checked(scope: MutableMapping[str, Any], receive: Receive) -> Receive:
+    """``receive``, which raises the refusal that the protocol left in ``scope``."""
+
+    async def receive_checked() -> Message:
+        message = await receive()
+        if (refusal := scope.get(REFUSED)) is not None:
+            raise refusal
+        return message
+
+    return receive_checked
 
 
 async def read_body(receive: Receive, headers: Mapping[bytes, bytes], most_bytes: int, seconds: float | None) -> bytes:

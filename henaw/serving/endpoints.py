@@ -181,10 +181,12 @@ def _content_type(headers: Mapping[bytes, bytes]) -> str:
     kind, *parameters = (
         part.strip().lower() for part in headers.get(b"content-type", b"").decode("latin-1").split(";")
     )
-    if kind not in _CONTENT_TYPES or headers.get(b"content-encoding", b"identity").lower() != b"identity":
+    coding = headers.get(b"content-encoding", b"identity"), headers.get(b"transfer-encoding", b"chunked")
+    if kind not in _CONTENT_TYPES or (coding[0].lower(), coding[1].lower()) != (b"identity", b"chunked"):
         raise Refusal(
             "UNSUPPORTED_MEDIA_TYPE", f"expected the content type {' or '.join(_CONTENT_TYPES)}, uncompressed"
         )
-    if any(parameter not in ("charset=utf-8", 'charset="utf-8"') for parameter in parameters):
-        raise Refusal("UNSUPPORTED_MEDIA_TYPE", "expected no parameter of the content type but charset=utf-8")
+    charsets = [parameter for parameter in parameters if parameter.startswith("charset")]
+    if any(charset not in ("charset=utf-8", 'charset="utf-8"') for charset in charsets):
+        raise Refusal("UNSUPPORTED_MEDIA_TYPE", "expected no other charset than utf-8")
     return kind

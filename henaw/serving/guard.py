@@ -8,6 +8,7 @@ or a 200, it is counted, and it is written to the audit file.
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 from henaw.errors import trace_without_text
 from henaw.serving.asgi import Receive, Reply, Request, Send, send_reply
 from henaw.serving.audit import Audit
-from henaw.serving.bodies import Disconnected
+from henaw.serving.bodies import Disconnected, checked
 from henaw.serving.endpoints import Route
 from henaw.serving.keys import Keyring
 from henaw.serving.lifecycle import Lifecycle
@@ -26,6 +27,7 @@ from henaw.serving.refusals import Detail, Refusal, raw_response
 logger = logging.getLogger(__name__)
 
 ANY_HOST = "*"
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[^\[\]:, ]+)(?::[0-9]*)?")
 _WAITED = "henaw.waited"  # in a scope: it is among those that wait
 
 
@@ -78,7 +80,8 @@ class Guard:
 
     async def _http(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         began, waited = time.perf_counter(), bool(scope.pop(_WAITED, False))
-        request = Request(secrets.token_hex(8), _headers(scope["headers"]), receive, whole=waited)
+        body = receive if waited else checked(scope, receive)
+        request = Request(secrets.token_hex(8), _headers(scope["headers"]), body, whole=waited)
         code, details = "OK", ()  # type: str, tuple[Detail, ...]
         self._metrics.in_flight.inc()
         try:
@@ -111,17 +114,18 @@ class Guard:
         if route is None:
             raise Refusal("NOT_FOUND", f"expected one of {', '.join(self._routes)}")
         request.route = route.name
-        if method != route.method:
-            allowed = ((b"allow", route.method.encode()),)
-            raise Refusal("METHOD_NOT_ALLOWED", f"expected the method {route.method}", headers=allowed)
+        if method != route.method and (method, route.method) != ("HEAD", "GET"):
+            allowed = "GET, HEAD" if route.method == "GET" else route.method
+            message = f"expected the method {route.method}"
+            raise Refusal("METHOD_NOT_ALLOWED", message, headers=((b"allow", allowed.encode()),))
         if key is not None and route.scope is not None and route.scope not in key.scopes:
             raise Refusal("FORBIDDEN", f"the key lacks the scope {route.scope}")
         return await route.answer(request)
 
     def _require_host(self, host: bytes) -> None:
         """Another name that leads here may be a page's attempt to speak for its visitor (DNS rebinding)."""
-        name = host.decode("latin-1").lower()
-        name = name[: name.find("]") + 1] if name.startswith("[") else name.partition(":")[0]
+        found = _HOST.fullmatch(host)
+        name = found[1].decode("latin-1").lower() if found else ""
         if name not in self._hosts and ANY_HOST not in self._hosts:
             raise Refusal("WRONG_HOST", "expected a host that this server answers for (serving.hosts)")
 

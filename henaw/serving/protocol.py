@@ -1,6 +1,7 @@
 """uvicorn's HTTP protocol, with what it leaves open: slow or endless headers, half-closed clients, and what it says.
 
-These never reach an ASGI application: a request that is not whole is none.
+These never reach an ASGI application: a request that is not whole is none. What a request may ask of a protocol is
+settled here too: an offer to speak another one is passed over, and a target that names its host is taken at its word.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import time
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any, cast
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from henaw.serving.bodies import REFUSED
 from henaw.serving.refusals import Refusal
 from henaw.serving.slots import overloaded
 
@@ -22,10 +25,13 @@ if TYPE_CHECKING:
 MOST_HEADER_BYTES = 1 << 16
 HEADER_SECONDS = 5.0
 LEAVING_SECONDS = 0.5
+_LINGERING_SECONDS = 1.0  # for the client to read why, before what it still sends is answered with a reset
+_FRAMING = 8  # bytes that may come beside each byte of a body: one of a chunk of its own has five
 _SHORT_BYTES = 1 << 13  # of a request that is answered at once
 _ASKS = b"POST /invocations HTTP/1.1\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,4}) *(?=\r\n)")
 _AUTHORIZATION = re.compile(rb"(?i)\r\nauthorization: *([^\r\n]*)")
+_OFFERS = (b"connection", b"upgrade", b"http2-settings")
 _OTHERWISE = re.compile(rb"\r\n(?:transfer-encoding|expect|upgrade|connection: *close)|length:.*length:", re.DOTALL)
 
 
@@ -34,7 +40,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     _began = 0.0
     _header_bytes = 0
+    _beside_body = 0  # bytes of a request after its headers that are none of its body's
     _within = False  # a request
+    _deaf = False  # whatever still comes is thrown away
     _header_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -53,7 +61,7 @@ class GuardedProtocol(HttpToolsProtocol):
         A request that is sent away before anything was made of it costs a twentieth of an answer: only so do those
         that are answered not wait for those that are not.
         """
-        if self.transport.is_closing():
+        if self._deaf or self.transport.is_closing():
             return
         asks = self._is_idle and asks_for_an_answer(data) and self._guard.knows(_AUTHORIZATION.findall(data))
         if asks and self._guard.is_full:
@@ -64,11 +72,18 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._refuse(_endless_headers())
                 return
             self._header_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if asks and not self._is_idle:
             self._guard.let_wait(cast("MutableMapping[str, Any]", self.scope))
         if self._header_timer is not None and self._header_bytes > MOST_HEADER_BYTES:
             self._refuse(_endless_headers())
+        elif self._within and self._header_timer is None:
+            self._beside_body += len(data)
+            if self._beside_body > MOST_HEADER_BYTES:
+                self._refuse(
+                    Refusal("TOO_LARGE", f"expected at most {MOST_HEADER_BYTES} bytes of trailers", closes=True)
+                )
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """A client that has said all it has to say still wants its answer; after that the connection is of no use."""
@@ -93,17 +108,54 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """From here on the application has the time in hand."""
+        if self.parser.should_upgrade():
+            return  # the parser stops here, and the request begins again
         self._headers_done()
+        if not self.url.startswith(b"/"):
+            self._take_host_of_target()
         super().on_headers_complete()
+        self.headers = []  # trailers are no headers
+        self._beside_body = 0
+
+    def on_body(self, body: bytes) -> None:
+        """Part of the body."""
+        self._beside_body -= len(body) * (1 if self.cycle.response_complete else 1 + _FRAMING)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The last byte of it."""
+        if self.parser.should_upgrade():
+            return
         self._within = False
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:
-        """What is not HTTP."""
-        self._refuse(Refusal("MALFORMED_REQUEST", "this is not HTTP/1.1", closes=True))
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._pass_over_offer(data[offer.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse(Refusal("MALFORMED_REQUEST", "this is not HTTP/1.1", closes=True))
+
+    def _pass_over_offer(self, rest: bytes) -> None:
+        """Take the request without its offer (RFC 9110, 7.8): the parser would take its body for another protocol's."""
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(Refusal("MALFORMED_REQUEST", "this is no proxy", closes=True))
+            return
+        lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
+        lines += [name + b": " + value for name, value in self.headers if name not in _OFFERS]
+        self.parser = httptools.HttpRequestParser(self)
+        self._feed(b"\r\n".join([*lines, b"", rest]))
+
+    def _take_host_of_target(self) -> None:
+        """A target that is a whole address replaces the header ``Host`` (RFC 9112, 3.2.2)."""
+        target = httptools.parse_url(self.url)
+        if target.host is None:
+            return
+        host = b"[" + target.host + b"]" if b":" in target.host else target.host
+        self.headers[:] = [*((name, value) for name, value in self.headers if name != b"host"), (b"host", host)]
+        self.url = (target.path or b"/") + (b"" if target.query is None else b"?" + target.query)
 
     @property
     def _guard(self) -> Guard:
@@ -146,12 +198,20 @@ class GuardedProtocol(HttpToolsProtocol):
         self._headers_done()
         if self.transport.is_closing():
             return
+        self._deaf = True
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False  # the request before this one is still to be answered, and is the last
-            self.transport.pause_reading()
+            if self.cycle.more_body:  # it is this one
+                cast("MutableMapping[str, Any]", self.cycle.scope)[REFUSED] = refusal
+                self.cycle.more_body = False
+                self.cycle.message_event.set()
             return
         self.transport.write(self._guard.refuse_early(refusal, time.perf_counter() - self._began))
-        self.transport.close()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.loop.call_later(_LINGERING_SECONDS, self.transport.close)
+        else:
+            self.transport.close()
 
 
 def _endless_headers() -> Refusal:

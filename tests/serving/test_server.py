@@ -42,6 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         said = found.log.read_text()
         assert SECRET not in said
         assert "Traceback" not in said
+        assert "uvicorn" not in said, "what is refused stands in the audit file, and is nothing to log"
 
 
 def code(body: bytes) -> str:
@@ -53,6 +54,16 @@ def assert_well(server: Running) -> None:
 
 
 # --- what never becomes a request ------------------------------------------------------------------------------------
+
+
+def chunked(chunks: bytes, headers: bytes = b"") -> bytes:
+    head = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return head + headers + b"Transfer-Encoding: chunked\r\n\r\n" + chunks
+
+
+def in_chunks(body: bytes, size: int) -> bytes:
+    parts = [body[start : start + size] for start in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n"
 
 
 @pytest.mark.parametrize(
@@ -72,6 +83,12 @@ def assert_well(server: Running) -> None:
         (b"GET /" + b"a" * 100_000, "TOO_LARGE"),
         (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + b"X: 12345678\r\n" * 6000 + b"\r\n", "TOO_LARGE"),
         (b"GET /livez HTTP/1.1\r\nHost: local", "REQUEST_TIMEOUT"),
+        (chunked(b"5\r\nhello\r\nxyz\r\n"), "MALFORMED_REQUEST"),
+        (chunked(b"5\r\nhelloXX0\r\n\r\n"), "MALFORMED_REQUEST"),
+        (chunked(b"-1\r\n"), "MALFORMED_REQUEST"),
+        (chunked(b"1\r\n \r\n0\r\n" + b"X: 12345678\r\n" * 6000), "TOO_LARGE"),
+        (chunked(b"1\r\n \r\n0\r\nX: " + b"a" * 100_000), "TOO_LARGE"),
+        (chunked(b"1;" + b"a" * 100_000), "TOO_LARGE"),
     ],
     ids=lambda value: None if isinstance(value, bytes) else value,
 )
@@ -88,6 +105,73 @@ def test_what_is_no_request_is_refused_in_our_words(server: Running, sent: bytes
             assert headers["connection"] == "close"
             assert rest(client) == b""
     assert_well(server)
+
+
+def test_who_still_sends_reads_why_it_is_refused(server: Running) -> None:
+    with connected(server.port) as client:
+        client.sendall(b"GET /livez HTTP/1.1\r\n" + b"X: 12345678\r\n" * 400_000)  # more than any buffer takes
+        status, _, body = response(client)
+        assert (status, code(body)) == (413, "TOO_LARGE")
+        assert rest(client) == b""
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "expected"),
+    [
+        ("http://localhost:5001/livez", "evil.example", 200),  # RFC 9112, 3.2.2: the target's host is the one asked for
+        ("http://[::1]/livez", "evil.example", 200),
+        ("http://evil.example/livez", "localhost", 400),
+        ("http://localhost@evil.example/livez", "localhost", 400),
+        ("//evil.example/livez", "localhost", 404),
+        ("http://localhost", "localhost", 404),  # its path is /
+        ("/livez", "localhost:80\r\nHost: evil.example", 400),
+        ("/livez", "localhost:evil.example", 400),
+        ("/livez", "[::1]evil.example", 400),
+    ],
+)
+def test_the_host_that_is_asked_for_is_the_one_that_is_checked(
+    server: Running, target: str, host: str, expected: int
+) -> None:
+    with connected(server.port) as client:
+        client.sendall(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        status, _, body = response(client)
+    assert status == expected
+    assert status != 400 or code(body) == "WRONG_HOST"
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket", "é"])
+@pytest.mark.parametrize("form", ["length", "chunks"])
+@pytest.mark.parametrize("pieces", [1, 2, 400])
+def test_an_offer_of_another_protocol_is_passed_over_with_its_body_read(
+    server: Running, protocol: str, form: str, pieces: int
+) -> None:
+    """As Java's client and ``curl --http2`` make it, with every request."""
+    offer = f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {protocol}\r\nHTTP2-Settings: AAMA\r\n"
+    body = json.dumps(ONE).encode()
+    sent = request(ONE, headers=offer) if form == "length" else chunked(in_chunks(body, 99) + b"\r\n", offer.encode())
+    size = -(-len(sent) // pieces)
+    with connected(server.port) as client:
+        for _ in range(2):  # on the same connection
+            for start in range(0, len(sent), size):
+                client.sendall(sent[start : start + size])
+                if pieces == 2:
+                    time.sleep(0.05)
+            assert response(client)[0] == 200
+
+
+def test_trailers_are_no_headers(server: Running) -> None:
+    body = in_chunks(json.dumps(ONE).encode(), 100)
+    with connected(server.port) as client:
+        client.sendall(chunked(body + b"Host: evil.example\r\nContent-Encoding: gzip\r\n\r\n"))
+        assert response(client)[0] == 200
+        client.sendall(request(ONE))
+        assert response(client)[0] == 200
+
+
+def test_a_body_in_chunks_of_a_byte_is_answered(server: Running) -> None:
+    with connected(server.port) as client:
+        client.sendall(chunked(in_chunks(json.dumps(split(100)).encode(), 1) + b"\r\n"))
+        assert response(client)[0] == 200
 
 
 def test_headers_a_byte_at_a_time_are_too_slow(server: Running) -> None:
@@ -149,10 +233,8 @@ def test_a_large_body_is_answered_and_not_reset(server: Running) -> None:
 
 
 def test_a_large_body_in_chunks_is_found_out_on_its_way(server: Running) -> None:
-    head = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    head += b"Transfer-Encoding: chunked\r\n\r\n"
     with connected(server.port) as client:
-        client.sendall(head + b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+        client.sendall(chunked(b"10000\r\n" + b" " * 0x10000 + b"\r\n"))
         for _ in range(40):
             client.sendall(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
         client.sendall(b"0\r\n\r\n")
