@@ -12,8 +12,16 @@ from henaw.model.clock import SEXES, Clock
 from henaw.serving.refusals import MOST_DETAILS, STATUS
 
 _LARGEST = 1e60  # what 64 characters can hold without an exponent
-_REFUSED_BY_ALL = ("WRONG_HOST", "UNAUTHENTICATED")
+_REFUSED_BY_ALL = ("MALFORMED_REQUEST", "WRONG_HOST", "REQUEST_TIMEOUT", "TOO_LARGE")
+_REFUSED_WITH_KEY = (*_REFUSED_BY_ALL, "UNAUTHENTICATED")
 _REFUSED_INVOCATIONS = tuple(code for code in STATUS if code not in ("NOT_FOUND", "METHOD_NOT_ALLOWED"))
+_HEADERS = {
+    "x-request-id": ("Of this request, as the audit file has it", {"type": "string", "pattern": "^[0-9a-f]{16}$"}),
+    "retry-after": ("Seconds until one may ask again", {"type": "integer", "minimum": 1}),
+    "www-authenticate": ("How to say the key", {"type": "string"}),
+    "henaw-model": ("Name and version of what answered, as henaw/3", {"type": "string"}),
+}
+_HEADERS_OF_STATUS = {401: ("www-authenticate",), 429: ("retry-after",), 503: ("retry-after",), 504: ("retry-after",)}
 
 
 def describe(name: str, number: int, clock: Clock) -> bytes:
@@ -29,13 +37,24 @@ def describe(name: str, number: int, clock: Clock) -> bytes:
         "security": [{"key": []}, {}],
         "paths": {
             "/invocations": {"post": _invocations(panel)},
-            "/ping": _plain("Whether requests should be sent here", "NOT_READY"),
-            "/health": _plain("As /ping", "NOT_READY"),
-            "/version": _plain("The version of MLflow"),
-            "/livez": _plain("Whether the server runs; needs no key"),
-            "/metrics": _plain("Figures for Prometheus; needs the scope metrics", "FORBIDDEN"),
+            "/ping": _get("ready", "Whether requests should be sent here", _TEXT, *_REFUSED_WITH_KEY, "NOT_READY"),
+            "/health": _get("healthy", "As /ping", _TEXT, *_REFUSED_WITH_KEY, "NOT_READY"),
+            "/version": _get("version", "The version of MLflow", _TEXT, *_REFUSED_WITH_KEY),
+            "/livez": _get("alive", "Whether the server runs; needs no key", _TEXT, *_REFUSED_BY_ALL, public=True),
+            "/metrics": _get(
+                "metrics", "Figures for Prometheus; needs the scope metrics", _TEXT, *_REFUSED_WITH_KEY, "FORBIDDEN"
+            ),
+            "/openapi.json": _get(
+                "describe",
+                "This document",
+                {"application/json": {"schema": {"type": "object"}}},
+                *_REFUSED_WITH_KEY,
+                "FORBIDDEN",
+                "NOT_READY",
+            ),
         },
         "components": {
+            "headers": {name: {"description": text, "schema": schema} for name, (text, schema) in _HEADERS.items()},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
             "schemas": {"Row": _row(panel), "Answer": _answer(clock), "Error": _error()},
         },
@@ -47,7 +66,7 @@ def _invocations(panel: Panel) -> dict[str, Any]:
     replies = {
         "200": {
             "description": "One answer a row, in order",
-            "headers": {"henaw-model": {"schema": {"type": "string"}}},
+            "headers": _headers("x-request-id", "henaw-model"),
             "content": {
                 "application/json": {"schema": _object({"predictions": _list({"$ref": "#/components/schemas/Answer"})})}
             },
@@ -142,18 +161,33 @@ def _error() -> dict[str, Any]:
     )
 
 
-def _plain(summary: str, *codes: str) -> dict[str, Any]:
-    found = {"200": {"description": summary, "content": {"text/plain": {"schema": {"type": "string"}}}}}
-    return {"get": {"summary": summary, "responses": found | _refusals(*_REFUSED_BY_ALL, *codes)}}
+_TEXT = {"text/plain": {"schema": {"type": "string"}}}
+
+
+def _get(name: str, summary: str, content: dict[str, Any], *codes: str, public: bool = False) -> dict[str, Any]:
+    found = {"200": {"description": summary, "headers": _headers("x-request-id"), "content": content}}
+    operation = {"operationId": name, "summary": summary, "responses": found | _refusals(*codes)}
+    return {"get": operation | ({"security": []} if public else {})}
 
 
 def _refusals(*codes: str) -> dict[str, Any]:
     """Replies by status; several codes may share one."""
-    by_status: dict[str, list[str]] = {}
+    by_status: dict[int, list[str]] = {}
     for code in codes:
-        by_status.setdefault(str(STATUS[code]), []).append(code)
+        by_status.setdefault(STATUS[code], []).append(code)
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    return {status: {"description": " or ".join(found), "content": content} for status, found in by_status.items()}
+    return {
+        str(status): {
+            "description": " or ".join(found),
+            "headers": _headers("x-request-id", *_HEADERS_OF_STATUS.get(status, ())),
+            "content": content,
+        }
+        for status, found in sorted(by_status.items())
+    }
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _object(properties: dict[str, Any], required: tuple[str, ...] | None = None) -> dict[str, Any]:
