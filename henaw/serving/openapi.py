@@ -15,6 +15,13 @@ _LARGEST = 1e60  # what 64 characters can hold without an exponent
 _REFUSED_BY_ALL = ("MALFORMED_REQUEST", "WRONG_HOST", "REQUEST_TIMEOUT", "TOO_LARGE")
 _REFUSED_WITH_KEY = (*_REFUSED_BY_ALL, "UNAUTHENTICATED")
 _REFUSED_INVOCATIONS = tuple(code for code in STATUS if code not in ("NOT_FOUND", "METHOD_NOT_ALLOWED"))
+_SEX = {"type": ["string", "null"], "enum": [*SEXES, None]}
+_FORMS = {
+    "dataframe_records": "ScoreRecords",
+    "dataframe_split": "ScoreSplit",
+    "instances": "ScoreInstances",
+    "inputs": "ScoreInputs",
+}
 _HEADERS = {
     "x-request-id": ("Of this request, as the audit file has it", {"type": "string", "pattern": "^[0-9a-f]{16}$"}),
     "retry-after": ("Seconds until one may ask again", {"type": "integer", "minimum": 1}),
@@ -56,7 +63,7 @@ def describe(name: str, number: int, clock: Clock) -> bytes:
         "components": {
             "headers": {name: {"description": text, "schema": schema} for name, (text, schema) in _HEADERS.items()},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-            "schemas": {"Row": _row(panel), "Answer": _answer(clock), "Error": _error()},
+            "schemas": _forms(panel) | {"Row": _row(panel), "Sex": _SEX, "Answer": _answer(clock), "Error": _error()},
         },
     }
     return json.dumps(document, ensure_ascii=False).encode()
@@ -67,9 +74,7 @@ def _invocations(panel: Panel) -> dict[str, Any]:
         "200": {
             "description": "One answer a row, in order",
             "headers": _headers("x-request-id", "henaw-model"),
-            "content": {
-                "application/json": {"schema": _object({"predictions": _list({"$ref": "#/components/schemas/Answer"})})}
-            },
+            "content": {"application/json": {"schema": _object({"predictions": _list(_ref("Answer"))})}},
         }
     }
     return {
@@ -78,7 +83,7 @@ def _invocations(panel: Panel) -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": _forms(panel)},
+                "application/json": {"schema": {"anyOf": [_ref(name) for name in _FORMS.values()]}},
                 "text/csv": {"schema": {"type": "string"}, "example": _csv_example(panel)},
             },
         },
@@ -87,8 +92,8 @@ def _invocations(panel: Panel) -> dict[str, Any]:
 
 
 def _forms(panel: Panel) -> dict[str, Any]:
-    """The JSON forms of MLflow's protocol."""
-    rows = _list({"$ref": "#/components/schemas/Row"})
+    """The JSON forms of MLflow's protocol, by name: who generates a client has classes of these names."""
+    names = input_columns(panel)
     parameters = _object(
         {
             "coverage": {
@@ -103,23 +108,18 @@ def _forms(panel: Panel) -> dict[str, Any]:
     )
     split = _object(
         {
-            "columns": {"const": list(input_columns(panel)), "description": "In any order"},
-            "data": _list(
-                {
-                    "type": "array",
-                    "prefixItems": [_cell(panel, name) for name in input_columns(panel)],
-                    "items": False,
-                    "minItems": len(input_columns(panel)),
-                    "maxItems": len(input_columns(panel)),
-                }
-            ),
+            "columns": _tuple([{"type": "string", "enum": [name]} for name in names]) | {"description": "In any order"},
+            "data": _list(_tuple([_cell(panel, name) for name in names])),
         }
     )
-    some = {**rows, "minItems": 1}
-    forms = {"dataframe_records": some, "dataframe_split": split, "instances": some, "inputs": some}
-    return {
-        "anyOf": [_object({form: schema, "params": parameters}, required=(form,)) for form, schema in forms.items()]
+    rows = {**_list(_ref("Row")), "minItems": 1}
+    forms = {
+        name: _object(
+            {form: _ref("Split") if form == "dataframe_split" else rows, "params": _ref("Parameters")}, required=(form,)
+        )
+        for form, name in _FORMS.items()
     }
+    return {**forms, "Split": split, "Parameters": parameters}
 
 
 def _row(panel: Panel) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _row(panel: Panel) -> dict[str, Any]:
 
 def _cell(panel: Panel, name: str) -> dict[str, Any]:
     if name == "sex":
-        return {"type": ["string", "null"], "enum": [*SEXES, None]}
+        return _ref("Sex")
     number: dict[str, Any] = {"type": ["number", "null"], "minimum": -_LARGEST, "maximum": _LARGEST}
     if name == "age_years":
         return {**number, "description": "Chronological age, years; outside 0 to 120 the row abstains"}
@@ -175,7 +175,7 @@ def _refusals(*codes: str) -> dict[str, Any]:
     by_status: dict[int, list[str]] = {}
     for code in codes:
         by_status.setdefault(STATUS[code], []).append(code)
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    content = {"application/json": {"schema": _ref("Error")}}
     return {
         str(status): {
             "description": " or ".join(found),
@@ -184,6 +184,10 @@ def _refusals(*codes: str) -> dict[str, Any]:
         }
         for status, found in sorted(by_status.items())
     }
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _headers(*names: str) -> dict[str, Any]:
@@ -201,6 +205,11 @@ def _object(properties: dict[str, Any], required: tuple[str, ...] | None = None)
 
 def _list(items: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": items}
+
+
+def _tuple(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Closed by its length, not by ``items: false``, which generators of clients do not take."""
+    return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
 
 
 def _csv_example(panel: Panel) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,21 @@ def test_with_keys_too(tmp_path: Path, path: str) -> None:
         assert_as_described(response, path)
     open_to_all = "security" in next(iter(DOCUMENT["paths"][path].values()))
     assert (found[0].status == 401) != open_to_all
+
+
+def schemas(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from schemas(part)
+
+
+def test_nothing_stands_in_it_that_generators_of_clients_do_not_take() -> None:
+    """openapi-python-client refuses a document with either, and names classes after components."""
+    for schema in schemas(DOCUMENT):
+        assert not isinstance(schema.get("items"), bool)
+        assert not isinstance(schema.get("const"), list | dict)
+    (forms,) = DOCUMENT["paths"]["/invocations"]["post"]["requestBody"]["content"]["application/json"][
+        "schema"
+    ].values()
+    assert all(list(form) == ["$ref"] for form in forms)
