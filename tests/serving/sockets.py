@@ -17,6 +17,7 @@ from typing import Any
 
 from tests.conftest import REPOSITORY
 from tests.scenarios import blood_rows
+from tests.serving.guarded import SECRET, split
 
 PATIENCE = 60.0  # seconds, for machines that are busy
 
@@ -73,6 +74,26 @@ def running(
             yield Running(process, port, log)
         finally:
             process.kill()
+
+
+@contextmanager
+def impatient(folder: Path) -> Iterator[Running]:
+    """The guard with little patience and few slots, which says nothing of what it refuses but in the audit file."""
+    settings = "serving.body_seconds=0.5 serving.deadline_seconds=0.5 serving.slots=4 serving.audit=/dev/null"
+    with running(folder, settings) as found:
+        yield found
+        assert found.process.poll() is None, found.log.read_text()
+        said = found.log.read_text()
+        for word in (SECRET, "Traceback", "uvicorn"):
+            assert word not in said
+
+
+def code(body: bytes) -> str:
+    return str(json.loads(body)["error_code"])
+
+
+def assert_well(server: Running) -> None:
+    assert server.ask(split(1))[0] == 200
 
 
 def listening_port(process: subprocess.Popen[bytes], log: Path) -> int:
