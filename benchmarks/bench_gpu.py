@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from bars import BAR_COLUMNS, Bar, machine, rewrite_section, stopwatch, table
+from bars import BAR_COLUMNS, Bar, Section, machine, rewrite_section, stopwatch, table
 from bench_speed import COLUMNS, Timed
 from gpu_measurements import (
     FULL,
@@ -35,7 +35,7 @@ BAR_SECONDS = 0.15
 
 
 def main() -> int:
-    """Measure, print, write."""
+    """Measure, print what is found as it is found, write."""
     parser = argparse.ArgumentParser(description="Training on a GPU; on the CPU at a reduced size.")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--docs", type=Path, help="document whose section is rewritten, e.g. docs/benchmarks.md")
@@ -44,45 +44,34 @@ def main() -> int:
         print("PyTorch finds no GPU here; expected one for --device cuda (auto runs a reduced size on the CPU)")
         return 3
     on_gpu = torch.cuda.is_available() and options.device != "cpu"
-    text = _measured(torch.device("cuda" if on_gpu else "cpu"))
-    print(text)
+    text = "\n\n".join(_measured(torch.device("cuda" if on_gpu else "cpu")).parts)
     if options.docs:
         rewrite_section(options.docs, "bench-gpu", text)
     return 0
 
 
-def _measured(device: torch.device) -> str:
-    scale = FULL if device.type == "cuda" else REDUCED
+def _measured(device: torch.device) -> Section:
+    on_gpu = device.type == "cuda"
+    scale, section = FULL if on_gpu else REDUCED, Section()
+    section.add("## Training on a GPU" if on_gpu else "## Training on a GPU: a trial run without one")
+    section.add("`python benchmarks/bench_gpu.py` writes this section.")
     with stopwatch() as watch:
-        data = people(scale.people, 0, device)
-        auto = chosen(scale, device)
+        data, auto = people(scale.people, 0, device), chosen(scale, device)
         found = epochs(scale, device, data)
-        limit = limits(device, auto.people_in_batch, scale.people)
-        [ours] = [
-            each
-            for each in found
-            if (each.batch_size, each.precision, each.compiled) == (auto.batch_size, auto.precision, auto.compiled)
-        ]
-        bars = [_epoch_bar(ours, scale.people)]
-        bars += [whole_run(scale, device, data)]
-        bars += [snapshot(scale, device, size) for size in dict.fromkeys((512, auto.people_in_batch))]
+        section.add(table(COLUMNS, [each.row(scale.people) for each in found]))
+        settled = auto.batch_size, auto.precision, auto.compiled
+        [ours] = [each for each in found if (each.batch_size, each.precision, each.compiled) == settled]
+        section.add(_limit_text(ours, limits(device, ours.batch_size, scale.people)))
+        bars = [_epoch_bar(ours, scale.people), whole_run(scale, device, data)]
+        bars += [snapshot(scale, device, size) for size in dict.fromkeys((512, ours.batch_size))]
         bars.append(out_of_memory(device))
-        packed = packs(scale, device)
-        came_to = learned(scale, device, data)
-    rows = [bar.row[:4] if device.type == "cuda" else [*bar.row[:3], "not judged"] for bar in bars]
-    return "\n\n".join(
-        [
-            "## Training on a GPU" if device.type == "cuda" else "## Training on a GPU: a trial run without one",
-            "`python benchmarks/bench_gpu.py` writes this section.",
-            table(BAR_COLUMNS[:4], rows),
-            _limit_text(ours, limit),
-            table(COLUMNS, [each.row(scale.people) for each in found]),
-            f"Validation CRPS of {scale.learned_epochs} epochs, the best of them, members by themselves:",
-            table(["batch", "precision", "CRPS, years", "s"], came_to),
-            table(["hidden layers", "trials", "an hour, one by one", "an hour, as a pack", "faster"], packed),
-            f"On {_name(device)}, {scale.people:,} people, in {watch.wall:.0f} s. {machine()}",
-        ]
-    )
+        section.add(table(BAR_COLUMNS[:4], [bar.row[:4] if on_gpu else [*bar.row[:3], "not judged"] for bar in bars]))
+        columns = ["hidden layers", "trials", "an hour, one by one", "an hour, as a pack", "faster"]
+        section.add(table(columns, packs(scale, device)))
+        section.add(f"Validation CRPS of {scale.learned_epochs} epochs, the best of them, members by themselves:")
+        section.add(table(["batch", "precision", "CRPS, years", "s"], learned(scale, device, data)))
+    section.add(f"On {_name(device)}, {scale.people:,} people, in {watch.wall:.0f} s. {machine()}")
+    return section
 
 
 def _epoch_bar(ours: Timed, count: int) -> Bar:

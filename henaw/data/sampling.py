@@ -161,6 +161,12 @@ def random_bits(stream: int | Tensor, words: int, device: torch.device) -> Tenso
     return _shifted(z, 31)
 
 
+def random_numbers(stream: int | Tensor, places: Tensor) -> Tensor:
+    """The numbers of 16 bits that stand at ``places`` (any shape) of ``random_bits`` of ``stream``, from -2¹⁵ on."""
+    words = _shifted(_mixed(stream, places >> 2), 31)
+    return words.bitwise_left_shift_(48 - ((places & 3) << 4)).bitwise_right_shift_(48)
+
+
 def _mixed(streams: Tensor | int, numbers: Tensor) -> Tensor:
     """SplitMix64's outputs but for the last mixing, which leaves the highest bits alone.
 

@@ -8,7 +8,6 @@ where the people are, piece by piece, and come out the same on every device and 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,7 +17,7 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from henaw.data.sampling import AgeSampler, Place, random_bits
+from henaw.data.sampling import AgeSampler, Place, random_bits, random_numbers
 from henaw.data.sampling import age_groups as decades
 from henaw.settings import AgeGroups
 
@@ -105,44 +104,66 @@ class LogicalBatch:
 
     def split(self, size: int) -> Iterator[Batch]:
         """The batch on the device in pieces of ``size`` people of each member; the last may be smaller."""
-        data, (noise, kept) = self.data, self.drawn()
-        for start in range(0, len(self), size):
+        data = self.data
+        for start in range(0, self.rows.shape[1], size):
             piece = slice(start, start + size)
+            noise, kept = self.drawn(piece)
             rows = self.rows[:, piece]
             people = rows.flatten()  # index_select of single rows takes a quarter of the time of indexing
             scaled, present = data.scaled.index_select(0, people), data.present.index_select(0, people)
             if noise is not None:
-                scaled += noise[:, piece].reshape(scaled.shape)
+                scaled += noise.reshape(scaled.shape)
             if kept is not None:
-                present *= kept[:, piece].reshape(present.shape)
+                present *= kept.reshape(present.shape)
             scaled *= present
             inputs = torch.cat([scaled, present, data.always.index_select(0, people)], dim=1)
             targets = data.targets.index_select(0, people)
             yield Batch(inputs.view(*rows.shape, -1), targets.view(*rows.shape, -1))
 
-    def drawn(self) -> tuple[Tensor | None, Tensor | None]:
-        """Noise, and 1 where a feature is kept, 0 where it is hidden, each (K, B, p); None where there is none of it.
+    def drawn(self, piece: slice) -> tuple[Tensor | None, Tensor | None]:
+        """Noise, and 1 where a feature is kept, 0 where it is hidden, each (K, b, p); None where there is none of it.
 
-        16 bits make a number: of the noise as many as there are values, then one for each that may be hidden.
+        16 bits make a number: of the noise as many as the whole batch has values, then one for each that may be hidden.
+        Those of a piece are worked out one by one, which takes four times as long each, but memory for the piece alone.
         """
         noisy, hiding = self.disturbance.noise > 0, self.disturbance.mask_rate > 0
         if not (noisy or hiding):
             return None, None
-        shape = (*self.rows.shape, self.data.scaled.shape[1])
-        size = math.prod(shape)
-        bits = random_bits(self.stream, -(-size * (noisy + hiding) // 4), self.rows.device).view(torch.int16)
-        noise = kept = None
-        if noisy:
-            scores = _normal_scores(self.disturbance.noise, bits.device)
-            noise = scores.index_select(0, bits[:size].int().add_(_LEVELS // 2)).view(shape)
-        if hiding:
-            kept = bits[size * noisy : size * (noisy + hiding)].float().view(shape)
-            torch.ge(kept, round(self.disturbance.mask_rate * _LEVELS) - _LEVELS // 2, out=kept)
-            for feature, markers in self.derived:
-                kept[..., feature] = 1.0
-                for marker in markers:
-                    kept[..., feature] *= kept[..., marker]
-        return noise, kept
+        device, features = self.rows.device, self.data.scaled.shape[1]
+        places, size = self.places(piece), self.in_all * features
+        if places is None:
+            bits = random_bits(self.stream, -(-size * (noisy + hiding) // 4), device).view(torch.int16)
+            shape = (*self.rows.shape, features)
+            parts = [bits[size * part : size * (part + 1)].view(shape) for part in range(noisy + hiding)]
+        else:
+            at = places.unsqueeze(-1) * features + torch.arange(features, device=device)
+            parts = [random_numbers(self.stream, at + size * part) for part in range(noisy + hiding)]
+        return self._noise(parts[0]) if noisy else None, self._kept(parts[-1]) if hiding else None
+
+    @property
+    def in_all(self) -> int:
+        """People that all members meet in the whole batch, counted once for each member."""
+        return self.rows.numel()
+
+    def places(self, piece: slice) -> Tensor | None:
+        """Where each of ``piece`` stands among those ``in_all``, (K, b), member by member; None = it is all of them."""
+        members, people = self.rows.shape
+        if len(range(people)[piece]) == people:
+            return None
+        return torch.arange(members * people, device=self.rows.device).view(members, people)[:, piece]
+
+    def _noise(self, numbers: Tensor) -> Tensor:
+        scores = _normal_scores(self.disturbance.noise, numbers.device)
+        return scores.index_select(0, numbers.flatten().int().add_(_LEVELS // 2)).view(numbers.shape)
+
+    def _kept(self, numbers: Tensor) -> Tensor:
+        kept = numbers.float()
+        torch.ge(kept, round(self.disturbance.mask_rate * _LEVELS) - _LEVELS // 2, out=kept)
+        for feature, markers in self.derived:
+            kept[..., feature] = 1.0
+            for marker in markers:
+                kept[..., feature] *= kept[..., marker]
+        return kept
 
 
 @lru_cache(maxsize=8)

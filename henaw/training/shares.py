@@ -128,9 +128,9 @@ class _OfMembers(LogicalBatch):
     def placed(self, rows: Tensor, stream: Tensor) -> _OfMembers:
         return replace(self, rows=rows, stream=stream, whole=replace(self.whole, stream=stream))
 
-    def drawn(self) -> tuple[Tensor | None, Tensor | None]:
+    def drawn(self, piece: slice) -> tuple[Tensor | None, Tensor | None]:
         """Noise and what is kept, of these members."""
-        noise, kept = (None if drawn is None else drawn[self.own] for drawn in self.whole.drawn())
+        noise, kept = (None if drawn is None else drawn[self.own] for drawn in self.whole.drawn(piece))
         return noise, kept
 
 
@@ -199,18 +199,20 @@ def part_of(count: int, rank: int, size: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Held(LogicalBatch):
-    """Some people of a batch, in other columns: ``places`` (K, B′) says in which of ``whole`` each was."""
+    """Some people of a batch, in other columns: ``columns`` (K, B′) says in which of ``whole`` each was."""
 
     whole: LogicalBatch
-    places: Tensor
+    columns: Tensor
 
-    def drawn(self) -> tuple[Tensor | None, Tensor | None]:
-        """What is drawn for them in ``whole``."""
-        noise, kept = self.whole.drawn()
-        return self._picked(noise), self._picked(kept)
+    @property
+    def in_all(self) -> int:
+        """As many as ``whole`` has."""
+        return self.whole.rows.numel()
 
-    def _picked(self, drawn: Tensor | None) -> Tensor | None:
-        return None if drawn is None else drawn.gather(1, self.places.unsqueeze(-1).expand(-1, -1, drawn.shape[2]))
+    def places(self, piece: slice) -> Tensor:
+        """Where they stand in ``whole``."""
+        members, people = self.whole.rows.shape
+        return self.columns[:, piece] + people * torch.arange(members, device=self.columns.device).unsqueeze(1)
 
 
 @dataclass(frozen=True)
@@ -224,11 +226,11 @@ class SomePeople(_Held):
         """The part of ``batch`` with rows from ``first`` to before ``stop``, which ``batch.data`` holds from 0 on."""
         here = (batch.rows >= first) & (batch.rows < stop)
         width = int(here.sum(dim=1).max())
-        places = here.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
-        weights = here.gather(1, places)
-        rows = torch.where(weights, batch.rows.gather(1, places) - first, 0)
+        columns = here.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
+        weights = here.gather(1, columns)
+        rows = torch.where(weights, batch.rows.gather(1, columns) - first, 0)
         parts = batch.data, rows, batch.disturbance, batch.derived, batch.stream
-        return cls(*parts, batch, places, weights.unsqueeze(-1).float())
+        return cls(*parts, batch, columns, weights.unsqueeze(-1).float())
 
     def __len__(self) -> int:
         """People a member meets in the whole batch."""
@@ -237,7 +239,7 @@ class SomePeople(_Held):
     def split(self, size: int) -> Iterator[Batch]:
         """As ``LogicalBatch.split``; the last target is the weight."""
         parts = self.data, self.rows, self.disturbance, self.derived, self.stream
-        pieces = _Held(*parts, self.whole, self.places).split(size)
+        pieces = _Held(*parts, self.whole, self.columns).split(size)
         for piece, weights in zip(pieces, self.weights.split(size, dim=1), strict=True):
             yield Batch(piece.inputs, torch.cat([piece.targets[..., :-1], weights], dim=-1))
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from henaw.data import sampling
-from henaw.data.sampling import AgeSampler, Place, age_groups, random_bits
+from henaw.data.sampling import AgeSampler, Place, age_groups, random_bits, random_numbers
 from henaw.errors import BadInput
 
 SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=9)
@@ -120,6 +120,14 @@ def test_random_numbers_are_splitmix64() -> None:
     assert found.tolist() == [[number >> 33 for number in row] for row in expected]
     words = [random_bits(state, 200, torch.device("cpu")).tolist() for state in states]
     assert [[word % 2**64 for word in row] for row in words] == expected
+
+
+@pytest.mark.parametrize("stream", [0, 12345, -(2**62)])
+def test_numbers_asked_for_one_by_one_are_those_of_the_words(stream: int) -> None:
+    words = random_bits(stream, 50, torch.device("cpu")).view(torch.int16)
+    places = torch.randint(0, 200, (3, 40), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(random_numbers(stream, places), words[places].long())
+    assert torch.equal(random_numbers(torch.tensor(stream), places), words[places].long())
 
 
 def test_both_sorts_agree() -> None:

@@ -102,7 +102,7 @@ def test_epochs_and_batches_have_disturbances_of_their_own() -> None:
         tuple(noise.flatten().tolist()[:5]) + tuple(kept.flatten().tolist())  # type: ignore[union-attr]
         for number in (0, 1)
         for batch in drawn(data(64), 16, Disturbance(0.3, 0.2), 0, number)
-        for noise, kept in [batch.drawn()]
+        for noise, kept in [batch.drawn(slice(None))]
     ]
     assert len(set(seen)) == 8
 
