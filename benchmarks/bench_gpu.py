@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from gpu_measurements import (
     FULL,
     REDUCED,
     Limits,
+    Scale,
     chosen,
     epochs,
     learned,
@@ -30,6 +32,8 @@ from gpu_measurements import (
     whole_run,
 )
 from made_up_people import people
+
+from henaw.training.batches import TrainingData
 
 BAR_SECONDS = 0.15
 
@@ -62,16 +66,25 @@ def _measured(device: torch.device) -> Section:
         settled = auto.batch_size, auto.precision, auto.compiled
         [ours] = [each for each in found if (each.batch_size, each.precision, each.compiled) == settled]
         section.add(_limit_text(ours, limits(device, ours.batch_size, scale.people)))
-        bars = [_epoch_bar(ours, scale.people), whole_run(scale, device, data)]
-        bars += [snapshot(scale, device, size) for size in dict.fromkeys((512, ours.batch_size))]
-        bars.append(out_of_memory(device))
-        section.add(table(BAR_COLUMNS[:4], [bar.row[:4] if on_gpu else [*bar.row[:3], "not judged"] for bar in bars]))
+        bars = []
+        for bar in _bars(scale, device, data, ours):
+            print(*bar.row[:4], sep=" | ", file=sys.stderr, flush=True)
+            bars.append(bar.row[:4] if on_gpu else [*bar.row[:3], "not judged"])
+        section.add(table(BAR_COLUMNS[:4], bars))
         columns = ["hidden layers", "trials", "an hour, one by one", "an hour, as a pack", "faster"]
         section.add(table(columns, packs(scale, device)))
         section.add(f"Validation CRPS of {scale.learned_epochs} epochs, the best of them, members by themselves:")
         section.add(table(["batch", "precision", "CRPS, years", "s"], learned(scale, device, data)))
     section.add(f"On {_name(device)}, {scale.people:,} people, in {watch.wall:.0f} s. {machine()}")
     return section
+
+
+def _bars(scale: Scale, device: torch.device, data: TrainingData, ours: Timed) -> Iterator[Bar]:
+    yield _epoch_bar(ours, scale.people)
+    yield whole_run(scale, device, data)
+    for size in dict.fromkeys((512, ours.batch_size)):
+        yield snapshot(scale, device, size)
+    yield out_of_memory(device)
 
 
 def _epoch_bar(ours: Timed, count: int) -> Bar:

@@ -64,7 +64,7 @@ def child(arguments: list[str], place: str) -> int:
 
     def step(run: Any, batch: Any) -> None:
         progress = run.state.progress
-        at.update(step=progress.step, batch=progress.epoch * run.steps_per_epoch + progress.batch, rows=0)
+        at.update(step=progress.step, batch=progress.epoch * run.epochs.steps + progress.batch, rows=0)
         begin(run, batch)
 
     def full(here: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,11 +94,22 @@ class AgeSampler:
             self.place = Place(self.place.seed, *after)
             yield order[:, batch * self._batch_size : (batch + 1) * self._batch_size]
 
-    def epoch(self, epoch: int) -> Tensor:
-        """Everybody's positions in the order of ``epoch``, (K, n): a function of seed and epoch alone."""
-        streams = torch.tensor(
-            [_stream(self.place.seed, epoch, member) for member in range(self._members)], device=self._people.device
-        )
+    def epoch(self, epoch: int, at_once: int = 0) -> Tensor:
+        """Everybody's positions in the order of ``epoch``, (K, n): a function of seed and epoch alone.
+
+        That of ``at_once`` members is worked out at a time, which bounds the memory for it; 0 = of all.
+        """
+        streams = [_stream(self.place.seed, epoch, member) for member in range(self._members)]
+        at_once = at_once or self._members
+        if at_once >= self._members:
+            return self._orders(streams)
+        order = self._people.new_empty(self._members, len(self._people))
+        for first in range(0, self._members, at_once):
+            order[first : first + at_once] = self._orders(streams[first : first + at_once])
+        return order
+
+    def _orders(self, numbers: Sequence[int]) -> Tensor:
+        streams = torch.tensor(numbers, device=self._people.device)
         random = _random(streams[:, None], self._people[None])
         if self._even:
             starts = torch.cumsum(self._sizes, 0) - self._sizes

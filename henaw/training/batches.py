@@ -24,8 +24,11 @@ from henaw.settings import AgeGroups
 _LEVELS = 1 << 16  # of a random number: 16 bits, so that a word of 64 gives four
 
 Derived = tuple[tuple[int, list[int]], ...]
-Order = Callable[[int], Tensor]
-"""From an epoch to the people each member meets in turn, (K, n) row numbers; the same whenever asked."""
+Order = Callable[[int, int], Tensor]
+"""From an epoch to the people each member meets in turn, (K, n) row numbers; the same whenever asked.
+
+The second argument is for how many members it is worked out at a time, which changes nothing but the memory it takes.
+"""
 
 
 @dataclass(frozen=True)

@@ -249,7 +249,7 @@ class _Pack:
     def epoch(self, together: _Together, epoch: int, stop: Interruption) -> bool:
         """An epoch of all, and its validation; whether it was finished."""
         together.train()
-        order, size = self.order(epoch), self.common.people_in_batch
+        order, size = self.order(epoch, self.members), self.common.people_in_batch
         batches = [
             epoch_batches(self.people, order, size, one.disturbance(), self.seed, epoch) for one in self.training
         ]

@@ -26,7 +26,7 @@ from henaw.training.ranks import Ranks
 from henaw.training.share import Share
 from henaw.training.telemetry import Events, OutOfMemory
 
-_PHASES = ("set-up", "training", "validation")
+_PHASES = ("set-up", "training", "validation", "order")
 _EVENT_NUMBERS = 9
 
 

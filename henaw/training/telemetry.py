@@ -11,9 +11,9 @@ class OutOfMemory:
     """Memory ran out once: where, from how many rows at a time to how many, and what was in use on the device.
 
     Attributes:
-        phase: set-up, training or validation.
+        phase: set-up, order (of an epoch), training or validation.
         epoch, step: where; steps are those committed before.
-        from_rows: rows of each member that went through the device at once.
+        from_rows: rows of each member that went through the device at once; of an order, members whose order did.
         to_rows: what is tried next, 0 where that was a single one: the run is about to end with an error.
         allocated_bytes, reserved_bytes, peak_bytes: device memory at that moment; 0 on the CPU.
         seconds: time that the undone attempt took.

@@ -6,7 +6,6 @@ goes on bitwise as if it never had been (docs/training.md).
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +15,11 @@ import torch
 from henaw.model.losses import Loss
 from henaw.model.network import EnsembleNetwork
 from henaw.settings import Training
-from henaw.training.batches import Disturbance, LogicalBatch, TrainingData, epoch_batches, ordered, stream
+from henaw.training.batches import LogicalBatch, TrainingData, stream
 from henaw.training.checkpoints import Checkpoints
 from henaw.training.clipping import StepFigures, step_figures
 from henaw.training.device import keep_freed_memory, own_random_numbers
+from henaw.training.epochs import Epochs
 from henaw.training.evaluation import evaluate_members
 from henaw.training.failures import Diverged
 from henaw.training.gradients import Gradients
@@ -99,9 +99,8 @@ class _Run:
 
     def __post_init__(self) -> None:
         ages, members = self.share.ages(self.people), self.share.members(self.network.shape.members)
-        self.order = ordered(ages, members, self.settings.people_in_batch, self.settings.age_groups, self.seed)
-        self.steps_per_epoch = math.ceil(len(ages) / self.settings.people_in_batch)
-        self.state = TrainingState(self.network, self.settings, self.settings.epochs * self.steps_per_epoch, self.share)
+        self.epochs = Epochs(self.people, ages, members, self.settings, self.seed, self.events)
+        self.state = TrainingState(self.network, self.settings, self.settings.epochs * self.epochs.steps, self.share)
         self.gradients = Gradients(self.network, self.loss, self.settings)
         self.work = step_work(self.gradients, self.state.parameters, self.settings, self.share)
         self.transaction = Transaction(self.network, self.state.optimizer)
@@ -117,7 +116,7 @@ class _Run:
         progress = self.state.progress
         self.micro_batch = Halving(progress.micro_batch, self.events)
         self.evaluation = Halving(progress.evaluation_rows, self.events)
-        self.events.on_train_begin(self.settings.epochs, self.steps_per_epoch)
+        self.events.on_train_begin(self.settings.epochs, self.epochs.steps)
         if self.history.keep_first(progress.epoch) < progress.epoch:  # killed before the last epoch was told of
             self.tell(progress.epoch - 1, from_plain(progress.last_row))
         if not saved:
@@ -125,22 +124,23 @@ class _Run:
 
     def loop(self, stop: Interruption) -> None:
         """Epoch by epoch until the last, until no member gets better, or until a signal."""
-        progress, size = self.state.progress, self.settings.people_in_batch
-        disturbance = Disturbance(self.settings.mask_rate, self.settings.input_noise)
+        progress = self.state.progress
         while not self.state.over:
-            self.network.train()
-            epoch, order = progress.epoch, self.order(progress.epoch)
-            drawn = epoch_batches(self.people, order, size, disturbance, self.seed, epoch, progress.batch)
-            for batch in self.share.batches(drawn):
-                self.step(batch)
-                if stop:
-                    break
-            else:
+            if self.epoch(stop):
                 self.end_epoch()
             if stop:
                 self.save()
                 self.events.on_stopped(progress.epoch, progress.batch)
                 break
+
+    def epoch(self, stop: Interruption) -> bool:
+        """What is left of an epoch, unless a signal comes; whether it is done."""
+        self.network.train()
+        for batch in self.share.batches(self.epochs.left(self.state.progress, self.work.release)):
+            self.step(batch)
+            if stop:
+                return False
+        return True
 
     def step(self, batch: LogicalBatch) -> None:
         """One transaction: a batch in pieces that fit into memory, clipped once, and one step of the optimizer."""
@@ -176,7 +176,7 @@ class _Run:
         progress = self.state.progress
         epoch, place = progress.epoch, Place("validation", progress.epoch, progress.step)
         work = partial(evaluate_members, self.network, self.loss, self.validation)
-        found = self.evaluation.do(len(self.validation), work, lambda: None, place)
+        found = self.evaluation.do(len(self.validation), work, self.work.release, place)
         validation_loss = self.share.validated(found, len(self.validation))
         progress.evaluation_rows = self.evaluation.rows
         if not bool(torch.isfinite(validation_loss).all()):

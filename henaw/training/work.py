@@ -8,8 +8,7 @@ numbers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from henaw.settings import Training
 from henaw.training.batches import LogicalBatch
 from henaw.training.clipping import clip_members
 from henaw.training.gradients import Gradients
+from henaw.training.microbatch import release_memory
 from henaw.training.share import Share
 
 logger = logging.getLogger(__name__)
@@ -26,67 +26,78 @@ Found = tuple[Tensor, Tensor]
 """Losses (parts, K) and squared gradient norms before clipping (parameters, K) of this process's members."""
 
 
-class Work(Protocol):
-    """Leaves each parameter the clipped gradient of a batch in pieces of some rows; before it they have none."""
+class Work:
+    """Leaves each parameter the clipped gradient of a batch; before it they have none."""
+
+    def __init__(self, gradients: Gradients, parameters: Sequence[Tensor], limit: float, share: Share) -> None:
+        """Clip the ``gradients`` of ``parameters`` to ``limit`` for each member."""
+        self.parameters = parameters
+        self._gradients, self._limit, self._share = gradients, limit, share
 
     def __call__(self, batch: LogicalBatch, rows: int) -> Found:
-        """Do it."""
+        """Do it in pieces of ``rows`` people of each member."""
+        losses = self._share.summed(self._gradients.of(batch, rows), self.parameters)
+        return losses, clip_members(self.parameters, self._limit)
+
+    def release(self) -> None:
+        """Give back what memory it keeps from one batch to the next."""
 
 
 def step_work(gradients: Gradients, parameters: Sequence[Tensor], settings: Training, share: Share) -> Work:
     """The work of a step of ``settings`` (without ``auto``), recorded where that is wanted and possible."""
-    plain = _Plain(gradients, parameters, settings.clip_norm, share)
     on_gpu = parameters[0].device.type == "cuda"
-    if settings.compiled == "never" or not on_gpu or share.sums_gradients:
-        return plain
-    return Recorded(plain, parameters, settings.people_in_batch)
+    recorded = settings.compiled != "never" and on_gpu and not share.sums_gradients
+    kind = Recorded if recorded else Work
+    return kind(gradients, parameters, settings.clip_norm, share)
 
 
-class _Plain:
-    def __init__(self, gradients: Gradients, parameters: Sequence[Tensor], limit: float, share: Share) -> None:
-        self._gradients, self._parameters, self._limit, self._share = gradients, parameters, limit, share
+class Recorded(Work):
+    """Does the work of the first batch as it comes, records that of the second, and from then on replays it.
 
-    def __call__(self, batch: LogicalBatch, rows: int) -> Found:
-        losses = self._share.summed(self._gradients.of(batch, rows), self._parameters)
-        return losses, clip_members(self._parameters, self._limit)
-
-
-class Recorded:
-    """Does the work of the first full batch as it comes, records that of the second, and from then on replays it.
-
-    Batches of another size, such as an epoch's last one, are always done as they come. Pieces of another size than
-    before are a new beginning. Where recording fails, also for lack of memory, nothing is recorded any more.
+    So for batches as large as the first. Others, such as an epoch's last one, are always done as they come. Pieces of
+    another size than before are a new beginning. Where recording fails, also for lack of memory, nothing is recorded
+    any more.
     """
 
-    def __init__(self, work: Work, parameters: Sequence[Tensor], people: int) -> None:
-        """Record ``work`` on batches of ``people``, which leaves gradients to ``parameters``."""
-        self._work, self._parameters, self._people = work, parameters, people
-        self._rows = 0
-        self._recording: _Recording | None = None
-        self._possible = True
+    _people = _rows = 0
+    _recording: _Recording | None = None
+    _possible = True
 
     def __call__(self, batch: LogicalBatch, rows: int) -> Found:
-        """Do it, as ``Work``."""
+        """Do it in pieces of ``rows`` people of each member."""
+        self._people = self._people or len(batch)
         if not self._possible or len(batch) != self._people:
-            return self._work(batch, rows)
+            return super().__call__(batch, rows)
         if rows != self._rows:  # what runs for the first time may still ask for memory that a recording cannot
-            self._rows, self._recording = rows, None
-            return self._work(batch, rows)
+            self.release()
+            self._rows = rows
+            return super().__call__(batch, rows)
         if self._recording is None:
-            try:
-                self._recording = _Recording(self._work, self._parameters, batch, rows)
-            except RuntimeError as error:
-                logger.warning("training.compiled: no CUDA graph here (%s), goes on without", type(error).__name__)
-                self._possible = False
-                _forget(self._parameters)
-                return self._work(batch, rows)
-        return self._recording.replay(batch)
+            self._record(batch, rows)
+        return self._recording.replay(batch) if self._recording else super().__call__(batch, rows)
+
+    def release(self) -> None:
+        """Forget what is recorded; it will be again."""
+        self._recording, self._rows = None, 0
+
+    def _record(self, batch: LogicalBatch, rows: int) -> None:
+        try:
+            self._recording = _Recording(super().__call__, self.parameters, batch, rows)
+            return
+        except RuntimeError as error:
+            logger.warning("training.compiled: no CUDA graph here (%s), goes on without", type(error).__name__)
+        self._possible = False  # outside the except block: the traceback, and with it what was recorded, is gone
+        for parameter in self.parameters:
+            parameter.grad = None
+        release_memory()
 
 
 class _Recording:
     """A CUDA graph, and the places that it reads from and writes to."""
 
-    def __init__(self, work: Work, parameters: Sequence[Tensor], batch: LogicalBatch, rows: int) -> None:
+    def __init__(
+        self, work: Callable[[LogicalBatch, int], Found], parameters: Sequence[Tensor], batch: LogicalBatch, rows: int
+    ) -> None:
         device = batch.rows.device
         self._people, self._stream = batch.rows.clone(), torch.tensor(batch.stream, device=device)
         self._graph, self._parameters = torch.cuda.CUDAGraph(), parameters
@@ -102,8 +113,3 @@ class _Recording:
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient
         return self._found
-
-
-def _forget(parameters: Sequence[Tensor]) -> None:
-    for parameter in parameters:
-        parameter.grad = None

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from henaw.data.sampling import AgeSampler
 from henaw.model.losses import crps_loss
 from henaw.training import trainer, work
 from henaw.training.microbatch import Halving, device_memory
@@ -252,6 +253,26 @@ def watched_without_people(watched: Watched) -> Events:
     events = Events()
     events.on_batch_begin = watched.on_batch_begin  # type: ignore[method-assign]
     return events
+
+
+def test_an_order_that_does_not_fit_is_worked_out_for_fewer_members_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the second epoch: three members at once are too many, one is not; all comes out as it would have."""
+    expected = outcome(Watched())
+    orders, calls = AgeSampler._orders, []
+
+    def little_memory(sampler: AgeSampler, numbers: Any) -> torch.Tensor:
+        calls.append(len(numbers))
+        if len(calls) > 1 and len(numbers) > 1:
+            raise ERROR
+        return orders(sampler, numbers)
+
+    monkeypatch.setattr(AgeSampler, "_orders", little_memory)
+    watched = Watched()
+    assert_equal(outcome(watched), expected)
+    assert calls == [3, 3, 1, 1, 1, 1, 1, 1]
+    assert [(event.phase, event.epoch, event.step, event.from_rows, event.to_rows) for event in watched.events] == [
+        ("order", 1, 4, 3, 1)
+    ]
 
 
 def test_no_memory_is_used_on_a_cpu() -> None:

@@ -19,7 +19,7 @@ from henaw.training.checkpoints import Checkpoints
 from henaw.training.shares import _OfMembers
 from henaw.training.telemetry import Events, OutOfMemory
 from henaw.training.trainer import train
-from henaw.training.work import Recorded
+from henaw.training.work import Recorded, Work
 from tests.scenarios import GAUSSIAN
 from tests.training.small_runs import network, people, training
 
@@ -65,38 +65,47 @@ class FakeRecording:
 
     def __init__(self, plain: Callable[..., Any], parameters: Any, of: LogicalBatch, rows: int) -> None:
         self.made.append(rows)
-        self.replay = lambda batch: ("replayed", batch, rows)
+        self.replay = lambda _: "replayed"
 
 
-def how(batch: LogicalBatch, rows: int) -> Any:
-    return "plain", batch, rows
+def recorded(monkeypatch: pytest.MonkeyPatch, how: Callable[..., Any], parameters: Any = ()) -> Recorded:
+    """Recorded work that is ``how``."""
+    monkeypatch.setattr(Work, "__call__", lambda _, *batch: how(*batch))
+    return Recorded(None, parameters, 1.0, None)  # type: ignore[arg-type]
 
 
-def test_the_second_full_batch_is_recorded_and_those_after_it_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_batch_is_recorded_and_those_after_it_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeRecording, "made", [], raising=False)
     monkeypatch.setattr(work, "_Recording", FakeRecording)
-    recorded = Recorded(how, [], 8)
+    found = recorded(monkeypatch, lambda *_: "plain")
     full, last = batch(0, 1), batch(0, 1, count=5)
-    asked = [(full, 8), (full, 8), (last, 8), (full, 8), (full, 4), (full, 4), (full, 4)]
-    found = [recorded(*each)[0] for each in asked]
-    assert found == ["plain", "replayed", "plain", "replayed", "plain", "replayed", "replayed"]
+    asked: Any = [(full, 8), (full, 8), (last, 8), (full, 8), (full, 4), (full, 4), (full, 4)]
+    assert [found(*each) for each in asked] == [
+        *("plain", "replayed", "plain", "replayed"),
+        *("plain", "replayed", "replayed"),
+    ]
     assert FakeRecording.made == [8, 4], "pieces of another size are a new beginning"
+    found.release()
+    assert [found(full, 4) for _ in range(2)] == ["plain", "replayed"]
+    assert FakeRecording.made == [8, 4, 4]
 
 
-def test_where_nothing_can_be_recorded_it_is_done_as_it_comes(caplog: pytest.LogCaptureFixture) -> None:
+def test_where_nothing_can_be_recorded_it_is_done_as_it_comes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Recording fails here by itself where PyTorch has no CUDA, and is made to where it has."""
     parameter = torch.nn.Parameter(torch.zeros(1))
 
-    def unrecordable(of: LogicalBatch, rows: int) -> Any:
+    def unrecordable(*_: Any) -> str:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             parameter.grad = torch.ones(1)
             raise torch.OutOfMemoryError
         assert parameter.grad is None
-        return how(of, rows)
+        return "plain"
 
-    recorded = Recorded(unrecordable, [parameter], 8)
+    found = recorded(monkeypatch, unrecordable, [parameter])
     with caplog.at_level("WARNING"):
-        assert [recorded(batch(0, 1), 8)[0] for _ in range(4)] == ["plain"] * 4
+        assert [found(batch(0, 1), 8) for _ in range(4)] == ["plain"] * 4
     assert len(caplog.messages) == 1
     assert "goes on without" in caplog.messages[0]
 
