@@ -42,7 +42,7 @@ def clipping_seconds(config: Config, device: torch.device, repeats: int = 200) -
         parameter.grad = torch.randn_like(parameter)
     for _ in range(repeats):
         began = time.perf_counter()
-        step_figures(names, losses, clip_members(parameters, limit), limit)
+        step_figures(names, torch.cat([losses, clip_members(parameters, limit)]), limit)
         taken.append(time.perf_counter() - began)
     return statistics.median(taken)
 

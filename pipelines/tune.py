@@ -14,6 +14,7 @@ from henaw.data.files import private_folder, write_atomically
 from henaw.data.panel import load_panel
 from henaw.registry.stores import require_tracking
 from henaw.registry.trial_runs import study_run
+from henaw.training.speed import settled
 from henaw.training.telemetry import Events
 from henaw.tuning import plots
 from henaw.tuning.gain import measure_gain
@@ -63,7 +64,7 @@ def run(config: Config, extends: str = "default") -> str:
             carried_out.work,
             trials=config.study.trials,
             seed=config.seed,
-            first=space.parameters_of(config),
+            first=space.parameters_of(config) or space.parameters_of(settled(config, len(people.train))),
             events=runs,
             pack=carried_out,
         )

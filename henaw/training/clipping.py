@@ -77,16 +77,14 @@ def clip_members(parameters: Sequence[Tensor], limit: float | Tensor) -> Tensor:
     return squares
 
 
-def step_figures(
-    names: Sequence[str], losses: Tensor, squares: Tensor, limit: float, parts: Sequence[str] = ()
-) -> StepFigures:
-    """Losses (parts, K) and squared gradient norms of the parameters ``names`` (parameters, K), in one read.
+def step_figures(names: Sequence[str], found: Tensor, limit: float, parts: Sequence[str] = ()) -> StepFigures:
+    """What ``found`` says in one read: losses by part, then squared gradient norms of the parameters ``names``, by K.
 
     ``limit`` is the one that ``clip_members`` was given; what it left of a norm follows from it. ``parts`` are the
     names of the loss's, where it has several.
     """
-    rows = torch.cat([losses, squares]).tolist()
-    by_part, by_parameter = rows[: len(losses)], rows[len(losses) :]
+    rows = found.tolist()
+    by_part, by_parameter = rows[: -len(names)], rows[-len(names) :]
     member_losses = [sum(column) for column in zip(*by_part, strict=True)]
     means = {part: sum(row) / len(row) for part, row in zip(parts, by_part, strict=False)}
     norms = [math.sqrt(sum(column)) for column in zip(*by_parameter, strict=True)]

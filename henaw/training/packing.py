@@ -280,8 +280,7 @@ class _Pack:
         squares = clip_members(parameters, limits.repeat_interleave(self.members))
         figures = torch.cat([losses, squares]).cpu()  # a step's only wait for the device
         for one, own in zip(self.training, figures.split(self.members, dim=1), strict=True):
-            found = own[: len(losses)], own[len(losses) :]
-            told = step_figures(one.state.names, *found, one.settings.clip_norm, gradients.parts)
+            told = step_figures(one.state.names, own, one.settings.clip_norm, gradients.parts)
             self.guarded(one, one.end_step, told, people)
 
     @staticmethod

@@ -38,9 +38,9 @@ class Share:
         """Losses (parts, K) of a batch from those of this process's people; so for the gradients of ``parameters``."""
         return losses
 
-    def of_everyone(self, losses: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses (parts, K) and squared norms (parameters, K) of all members from those of this process's."""
-        return losses, squares
+    def of_everyone(self, found: Tensor) -> Tensor:
+        """Figures (any, K) of all members from those of this process's."""
+        return found
 
     def validated(self, losses: Tensor, people: int) -> Tensor:
         """Validation losses of all members on all people, (K,), from this process's members on its ``people``."""

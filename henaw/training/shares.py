@@ -87,7 +87,7 @@ class MemberShare(RankShare):
         self.parts = [slice(*pair) for pair in pairwise(ends)]
         self.own = self.parts[ranks.rank]
         self._members = members
-        self._found: tuple[Tensor, Tensor] | None = None
+        self._found: Tensor | None = None
 
     def members(self, here: int) -> int:  # noqa: D102
         return self._members
@@ -98,17 +98,15 @@ class MemberShare(RankShare):
             rows = batch.rows[self.own]
             yield _OfMembers(batch.data, rows, batch.disturbance, batch.derived, batch.stream, batch, self.own)
 
-    def of_everyone(self, losses: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def of_everyone(self, found: Tensor) -> Tensor:  # noqa: D102
         if self._found is None:  # else the step is done again here alone, after the others have heard of it
             wide = max(part.stop - part.start for part in self.parts)
-            here = torch.cat([losses, squares]).cpu()
-            found = self.exchanged(functional.pad(here, (0, wide - here.shape[1])).flatten())
+            figures = self.exchanged(functional.pad(found.cpu(), (0, wide - found.shape[1])).flatten())
             by_rank = [
-                values.view(len(here), wide)[:, : part.stop - part.start]
-                for values, part in zip(found, self.parts, strict=True)
+                values.view(len(found), wide)[:, : part.stop - part.start]
+                for values, part in zip(figures, self.parts, strict=True)
             ]
-            everyone = torch.cat(by_rank, dim=1).to(losses.dtype)
-            self._found = everyone[: len(losses)], everyone[len(losses) :]
+            self._found = torch.cat(by_rank, dim=1).to(found.dtype)
         return self._found
 
     def validated(self, losses: Tensor, people: int) -> Tensor:  # noqa: D102

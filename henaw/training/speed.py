@@ -13,8 +13,9 @@ import torch
 import yaml
 from pydantic import Field
 
-from henaw.config import asset_folder
+from henaw.config import Config, asset_folder
 from henaw.settings import Count, Section, Training
+from henaw.training.device import choose_device
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,12 @@ def resolved(settings: Training, people: int, device: torch.device) -> Training:
         logger.warning("training.compiled: graphs are of GPUs, so it is never")
         found = found.model_copy(update={"compiled": "never"})
     return found
+
+
+def settled(config: Config, people: int) -> Config:
+    """``config`` with what ``auto`` comes to on this machine, for ``people`` to train on."""
+    training = resolved(config.training, people, choose_device(config.training))
+    return config.model_copy(update={"training": training})
 
 
 def has_bf16(device: torch.device) -> bool:

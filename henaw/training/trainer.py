@@ -164,8 +164,8 @@ class _Run:
         self.state.optimizer.zero_grad(set_to_none=True)
         if self.network.dropout > 0:
             torch.manual_seed(stream(self.seed, "dropout", progress.epoch, progress.batch))
-        found, limit = self.share.of_everyone(*self.work(batch, rows)), self.settings.clip_norm
-        figures = step_figures(self.state.names, *found, limit, self.gradients.parts)  # the only wait for the device
+        found, limit = self.share.of_everyone(self.work(batch, rows)), self.settings.clip_norm
+        figures = step_figures(self.state.names, found, limit, self.gradients.parts)  # the only wait for the device
         self.events.on_grad_computed(progress.step, figures.metrics | figures.by_layer)
         if figures.finite:
             self.transaction.step()

@@ -22,9 +22,6 @@ from henaw.training.share import Share
 
 logger = logging.getLogger(__name__)
 
-Found = tuple[Tensor, Tensor]
-"""Losses (parts, K) and squared gradient norms before clipping (parameters, K) of this process's members."""
-
 
 class Work:
     """Leaves each parameter the clipped gradient of a batch; before it they have none."""
@@ -34,10 +31,15 @@ class Work:
         self.parameters = parameters
         self._gradients, self._limit, self._share = gradients, limit, share
 
-    def __call__(self, batch: LogicalBatch, rows: int) -> Found:
-        """Do it in pieces of ``rows`` people of each member."""
+    def __call__(self, batch: LogicalBatch, rows: int) -> Tensor:
+        """Do it in pieces of ``rows`` people of each member.
+
+        Returns:
+            Losses by part, then squared gradient norms before clipping by parameter, of this process's members K:
+            (parts + parameters, K).
+        """
         losses = self._share.summed(self._gradients.of(batch, rows), self.parameters)
-        return losses, clip_members(self.parameters, self._limit)
+        return torch.cat([losses, clip_members(self.parameters, self._limit)])
 
     def release(self) -> None:
         """Give back what memory it keeps from one batch to the next."""
@@ -63,7 +65,7 @@ class Recorded(Work):
     _recording: _Recording | None = None
     _possible = True
 
-    def __call__(self, batch: LogicalBatch, rows: int) -> Found:
+    def __call__(self, batch: LogicalBatch, rows: int) -> Tensor:
         """Do it in pieces of ``rows`` people of each member."""
         self._people = self._people or len(batch)
         if not self._possible or len(batch) != self._people:
@@ -96,7 +98,7 @@ class _Recording:
     """A CUDA graph, and the places that it reads from and writes to."""
 
     def __init__(
-        self, work: Callable[[LogicalBatch, int], Found], parameters: Sequence[Tensor], batch: LogicalBatch, rows: int
+        self, work: Callable[[LogicalBatch, int], Tensor], parameters: Sequence[Tensor], batch: LogicalBatch, rows: int
     ) -> None:
         device = batch.rows.device
         self._people, self._stream = batch.rows.clone(), torch.tensor(batch.stream, device=device)
@@ -106,7 +108,7 @@ class _Recording:
             self._found = work(placed, rows)
         self._gradients = [parameter.grad for parameter in parameters]
 
-    def replay(self, batch: LogicalBatch) -> Found:
+    def replay(self, batch: LogicalBatch) -> Tensor:
         self._people.copy_(batch.rows)
         self._stream.fill_(batch.stream)
         self._graph.replay()

@@ -11,7 +11,7 @@ from henaw.data.panel import Panel
 from henaw.training.device import choose_device
 from henaw.training.failures import MemoryExhausted, is_out_of_memory
 from henaw.training.fit import fit_pack
-from henaw.training.speed import resolved
+from henaw.training.speed import settled
 from henaw.training.telemetry import Events
 from henaw.tuning.objective import StudyPeople
 
@@ -62,7 +62,7 @@ def fastest(measure: Measure, sizes: Iterable[int] = SIZES) -> int:
 def seconds_an_epoch(config: Config, panel: Panel, people: StudyPeople, size: int) -> float:
     """Seconds that each of ``size`` clocks takes for an epoch of a few batches, trained at once with these settings."""
     short = {"epochs": _EPOCHS, "patience": _EPOCHS}
-    training = resolved(config.training, len(people.train), choose_device(config.training)).model_copy(update=short)
+    training = settled(config, len(people.train)).training.model_copy(update=short)
     quick = config.model_copy(update={"training": training})
     some = people.train.head(_BATCHES * training.people_in_batch)
     few = people.calibration.head(training.people_in_batch)

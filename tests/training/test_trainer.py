@@ -92,7 +92,7 @@ def test_norms_are_told_by_member_and_by_layer_before_clipping_and_after_it() ->
     names = ["layer0_weight", "layer0_bias", "layer1_weight", "layer1_bias"]
     by_layer = [torch.cat([part.grad.flatten() for part in parameters[i : i + 2]]).norm() for i in (0, 2)]  # type: ignore[union-attr]
     expected = norms(parameters)
-    figures = step_figures(names, torch.arange(3.0)[None], clip_members(parameters, 0.1), 0.1)
+    figures = step_figures(names, torch.cat([torch.arange(3.0)[None], clip_members(parameters, 0.1)]), 0.1)
     assert figures.losses == [0, 1, 2]
     assert figures.norms == pytest.approx(expected.tolist(), rel=1e-5)
     assert figures.groups == pytest.approx({"layer0": float(by_layer[0]), "layer1": float(by_layer[1])}, rel=1e-5)
@@ -112,7 +112,7 @@ def test_norms_are_told_by_member_and_by_layer_before_clipping_and_after_it() ->
 def test_one_number_that_is_not_finite_is_seen(poison: float, where: str) -> None:
     losses, squares = torch.ones(2, 3), torch.ones(2, 3)
     (losses if where == "loss" else squares).view(-1)[1] = abs(poison) if where == "gradient" else poison
-    assert not step_figures(["layer0_weight", "layer0_bias"], losses, squares, 1.0).finite
+    assert not step_figures(["layer0_weight", "layer0_bias"], torch.cat([losses, squares]), 1.0).finite
 
 
 def test_gradient_norms_of_every_step_are_reported_and_clipping_counted() -> None:
