@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from henaw.config import Config
 from henaw.console import set_up_logging
+from henaw.data.files import write_atomically
 from henaw.errors import HenawError, trace_without_text
 from henaw.serving.audit import Audit
 from henaw.serving.comparison import Comparison
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 OPTIONS_VARIABLE = "HENAW_SERVE_OPTIONS"  # from the process that was started to its workers
 _EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - names to compare with
+REASON = "reason.json"  # of a worker that cannot start: class and message, in the folder of figures
 STARTUP_FAILURE = 3  # with it uvicorn's supervisor gives up instead of starting the worker again
 
 
@@ -132,7 +134,14 @@ def create() -> Guard:
 
 
 def _give_up(failure: Exception) -> NoReturn:
-    logger.error("%s", failure if isinstance(failure, HenawError) else trace_without_text(failure))
+    """Leave the reason to the supervisor, who ends with it."""
+    known = isinstance(failure, HenawError)
+    said = [type(failure).__name__ if known else "HenawError", str(failure) if known else trace_without_text(failure)]
+    path = Path(os.environ[FOLDER_VARIABLE]) / REASON
+    try:
+        write_atomically(path, lambda temporary: temporary.write_text(json.dumps(said), encoding="utf-8"))
+    except HenawError:
+        logger.error("%s", said[1])
     os._exit(STARTUP_FAILURE)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+from pydantic import TypeAdapter
 
 from henaw.data.files import private_folder, write_atomically
 from henaw.errors import BadInput, EnvironmentProblem
@@ -35,6 +36,7 @@ _FORM = re.compile(rb"(?i:bearer) henaw_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 _NAME = re.compile(r"[A-Za-z0-9 ._-]{1,64}")
 _LOOK_AGAIN_SECONDS = 1.0
 _LOCK_SECONDS = 30.0
+_MOST_DAYS = 36_500
 _NOBODY = "0" * 64
 _CHALLENGE = ((b"www-authenticate", b'Bearer realm="henaw"'),)
 
@@ -71,8 +73,8 @@ def create_key(folder: Path, name: str, scopes: Sequence[str], days: int | None,
         raise BadInput("name: expected 1 to 64 letters, digits, spaces, dots, hyphens or underscores")
     if not scopes or (unknown := sorted(set(scopes) - SCOPES.keys())):
         raise BadInput(f"scope: expected some of {', '.join(SCOPES)}, found {', '.join(unknown) if scopes else 'none'}")
-    if days is not None and days < 1:
-        raise BadInput("days: expected at least 1")
+    if days is not None and not 1 <= days <= _MOST_DAYS:
+        raise BadInput(f"days: expected 1 to {_MOST_DAYS}")
     secret = secrets.token_urlsafe(32)
     expires = None if days is None else _text(now + dt.timedelta(days=days))
     key = Key(secrets.token_hex(6), name, _digest(secret), tuple(sorted(set(scopes))), _text(now), expires)
@@ -106,7 +108,7 @@ def read_keys(folder: Path) -> list[Key]:
     path = folder / KEYS_FILE
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        return [Key(**{**entry, "scopes": tuple(entry["scopes"])}) for entry in kept["keys"]]
+        return TypeAdapter(list[Key]).validate_python(kept["keys"])
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -123,6 +125,8 @@ def _change(folder: Path, change: Callable[[list[Key]], list[Key]]) -> None:
             write_atomically(path, lambda temporary: temporary.write_text(json.dumps(kept, indent=1), encoding="utf-8"))
     except filelock.Timeout:
         raise EnvironmentProblem(f"{path}: another process has held it for {_LOCK_SECONDS:g} s; try again") from None
+    except OSError as error:
+        raise EnvironmentProblem(f"{path}: cannot be written: {error.strerror}") from None
 
 
 class Keyring:

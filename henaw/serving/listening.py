@@ -9,7 +9,7 @@ import socket
 import struct
 import sys
 
-from henaw.errors import EnvironmentProblem
+from henaw.errors import BadInput, EnvironmentProblem
 
 logger = logging.getLogger(__name__)
 
@@ -21,15 +21,18 @@ def bind(host: str, port: int) -> socket.socket:
     """A socket bound to ``host`` and ``port`` (0: any that is free).
 
     Raises:
-        EnvironmentProblem: the port is taken, or the address is not of this machine.
+        BadInput: there is no such port.
+        EnvironmentProblem: it is taken, or the address is not of this machine.
     """
+    if not 0 <= port < 1 << 16:
+        raise BadInput(f"port {port}: expected 0 to 65535")
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         bound.close()
-        reason = getattr(error, "strerror", None) or type(error).__name__
+        reason = error.strerror or type(error).__name__
         raise EnvironmentProblem(f"{host}:{port}: cannot be listened on: {reason}") from None
     bound.set_inheritable(True)
     return bound

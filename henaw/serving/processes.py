@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -9,13 +10,16 @@ import socket
 import tempfile
 import threading
 from functools import partial
+from pathlib import Path
+from typing import cast
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from henaw import errors
 from henaw.config import Config
-from henaw.errors import BadInput
-from henaw.serving.application import Options, build, registry_loader, to_environment
+from henaw.errors import HenawError
+from henaw.serving.application import REASON, Options, build, registry_loader, to_environment
 from henaw.serving.listening import let_nobody_in
 from henaw.serving.metrics import FOLDER_VARIABLE
 from henaw.serving.protocol import GuardedProtocol
@@ -65,8 +69,17 @@ def _supervise(options: Options, bound: socket.socket) -> int:
         supervisor = _Supervisor(_uvicorn(options, "henaw.serving.application:create"), bound, options)
         supervisor.run()
         if any(process.exitcode == uvicorn.config.STARTUP_FAILURE for process in supervisor.processes):
-            raise BadInput(f"{options.model}: no worker could start; the lines above say why")
+            raise _reason(Path(folder), options.model)
     return 0
+
+
+def _reason(folder: Path, model: str) -> HenawError:
+    """Why a worker could not start."""
+    try:
+        name, message = json.loads((folder / REASON).read_text(encoding="utf-8"))
+        return cast("HenawError", getattr(errors, name)(message))
+    except (OSError, ValueError, AttributeError):
+        return HenawError(f"{model}: a worker could not start and did not say why")
 
 
 class _Supervisor(Multiprocess):

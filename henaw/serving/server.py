@@ -32,6 +32,8 @@ def serve(config: Config, model: str, host: str, port: int) -> None:
     _require_keys(config, host)
     _require_tls_files(config.serving)
     plan(model, config.serving.shadow, config.serving.shadow_share, config.serving.split)
+    if is_loopback(host) and not read_keys(Path(config.state.folder)):
+        logger.info("no keys: whoever is on this machine is let in; `henaw keys create` makes one")
     # bound here, so that a port that is taken is said before anything is loaded
     bound = bind(host, port)
     where = f"{'http' if config.serving.tls_certificate is None else 'https'}://{shown(host)}:{bound.getsockname()[1]}"
@@ -50,8 +52,9 @@ def _require_tls_files(serving: Serving) -> None:
         try:
             ssl.create_default_context().load_cert_chain(serving.tls_certificate, serving.tls_key, password="")
         except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
             said = "cannot be used as PEM files of a certificate and its key, without a password"
-            raise BadInput(f"serving.tls_certificate, serving.tls_key: {said} ({type(error).__name__})") from None
+            raise BadInput(f"serving.tls_certificate, serving.tls_key: {said} ({reason})") from None
 
 
 def _quiet_uvicorn() -> None:

@@ -7,6 +7,7 @@ import json
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,7 @@ def test_of_a_key_only_a_hash_is_kept_for_its_owner_alone(tmp_path: Path) -> Non
         ("a", [], None),
         ("a", ["everything"], None),
         ("a", ["score"], 0),
+        ("a", ["score"], 99_999_999),
     ],
 )
 def test_a_key_that_makes_no_sense_is_not_made(tmp_path: Path, name: str, scopes: list[str], days: int | None) -> None:
@@ -90,6 +92,22 @@ def test_a_broken_file_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / KEYS_FILE).unlink()
     with pytest.raises(Refusal):
         ring.admit(None)
+
+
+@pytest.mark.parametrize("part", [{"digest": None}, {"scopes": "score"}, {"scopes": [1]}, {"expires": 5}, {"id": 5}])
+def test_keys_of_other_types_are_a_broken_file(tmp_path: Path, part: dict[str, Any]) -> None:
+    create_key(tmp_path, "a", ["score"], None, NOW)
+    kept = json.loads((tmp_path / KEYS_FILE).read_text())
+    kept["keys"][0] |= part
+    (tmp_path / KEYS_FILE).write_text(json.dumps(kept))
+    with pytest.raises(EnvironmentProblem, match="cannot be read as keys"):
+        Keyring(tmp_path)
+
+
+def test_a_folder_in_which_nothing_can_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / f"{KEYS_FILE}.lock").mkdir()
+    with pytest.raises(EnvironmentProblem, match="cannot be written"):
+        create_key(tmp_path, "a", ["score"], None, NOW)
 
 
 def test_the_commands_make_list_and_revoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from henaw.config import load_config
-from henaw.errors import EnvironmentProblem, Refused
+from henaw.errors import BadInput, EnvironmentProblem, Refused
 from henaw.serving.keys import create_key
 from henaw.serving.server import serve
 from tests.conftest import REPOSITORY
@@ -291,6 +291,12 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
         pytest.raises(EnvironmentProblem, match="cannot be listened on"),
     ):
         serve(config, "models:/henaw@champion", "127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("port", [-1, 65_536])
+def test_a_port_that_is_none_is_said(tmp_path: Path, port: int) -> None:
+    with pytest.raises(BadInput, match="expected 0 to 65535"):
+        serve(load_config("default", "", f"state.folder={tmp_path}"), "models:/henaw@champion", "127.0.0.1", port)
 
 
 def test_files_of_tls_that_cannot_be_used_are_said(tmp_path: Path) -> None:
