@@ -71,6 +71,7 @@ class Lifecycle:
         self.at_stop: Callable[[], Awaitable[None]] = _nothing
         self.at_closing: Callable[[], None] = lambda: None
         self._served: Served | None = None
+        self._said = ""  # why the last version was not taken: once, however often it is tried
         self._task: asyncio.Task[None] | None = None
         self._stop_server: Callable[[int], None] = lambda _: None
         self._handlers_before: dict[int, Any] = {}
@@ -143,8 +144,13 @@ class Lifecycle:
         except Exception as error:  # noqa: BLE001 - the version that answers goes on
             self._metrics.reload_failures.inc()
             reason = str(error) if isinstance(error, HenawError) else trace_without_text(error)
-            logger.error("the version that the alias names was not taken, version %d answers on: %s", number, reason)
+            if reason != self._said:
+                self._said = reason
+                logger.error(
+                    "the version that the alias names was not taken, version %d answers on: %s", number, reason
+                )
             return
+        self._said = ""
         if newer is not None:
             self._take(newer)
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from henaw.data.files import disk_errors
 from henaw.serving.refusals import Detail
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own, read when it is imported
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+_FILE_BYTES = 1 << 18  # about two thousand series
 _MOST_MODELS = 50  # values of a label
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -25,7 +27,14 @@ class Metrics:
     """What is counted; ``text`` is what ``/metrics`` shows."""
 
     def __init__(self) -> None:
+        """Set up counting.
+
+        Raises:
+            EnvironmentProblem: with several workers: there is no room for the files.
+        """
         own = CollectorRegistry()
+        if FOLDER_VARIABLE in os.environ:
+            _make_room(Path(os.environ[FOLDER_VARIABLE]))
         self._known: dict[tuple[str, int, str], tuple[Counter, Histogram]] = {}
         self._requests = Counter("henaw_requests", "Answered requests", ["route", "status", "code"], registry=own)
         self._seconds = Histogram(
@@ -121,6 +130,15 @@ class Metrics:
     def text(self) -> bytes:
         """All figures in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+def _make_room(folder: Path) -> None:
+    """Take the room of this process' files now: to write where a disk is full ends a process that maps a file there."""
+    for kind in ("counter", "histogram", "gauge_livesum", "gauge_livemax"):
+        path = folder / f"{kind}_{os.getpid()}.db"
+        with disk_errors(path), path.open("ab") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
 
 
 def _forget_the_dead(folder: Path) -> None:

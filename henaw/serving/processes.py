@@ -18,7 +18,7 @@ from uvicorn.supervisors import Multiprocess
 
 from henaw import errors
 from henaw.config import Config
-from henaw.errors import HenawError
+from henaw.errors import EnvironmentProblem, HenawError
 from henaw.serving.application import REASON, Options, build, registry_loader, to_environment
 from henaw.serving.listening import let_nobody_in
 from henaw.serving.metrics import FOLDER_VARIABLE
@@ -57,7 +57,7 @@ def _serve_here(options: Options, bound: socket.socket) -> int:
 
 def _supervise(options: Options, bound: socket.socket) -> int:
     """Workers that die are replaced; where none can start, this ends."""
-    if STORE_VARIABLE not in os.environ:
+    if not os.environ.get(STORE_VARIABLE):
         logger.warning(
             "each worker counts rates by itself: a key may ask up to %d times as often; set %s",
             options.config.serving.workers,
@@ -79,7 +79,7 @@ def _reason(folder: Path, model: str) -> HenawError:
         name, message = json.loads((folder / REASON).read_text(encoding="utf-8"))
         return cast("HenawError", getattr(errors, name)(message))
     except (OSError, ValueError, AttributeError):
-        return HenawError(f"{model}: a worker could not start and did not say why")
+        return EnvironmentProblem(f"{model}: a worker could not start; the lines above may say why")
 
 
 class _Supervisor(Multiprocess):
@@ -88,6 +88,14 @@ class _Supervisor(Multiprocess):
     def __init__(self, config: uvicorn.Config, bound: socket.socket, options: Options) -> None:
         super().__init__(config, [bound])
         self._bound, self._drain_seconds = bound, options.config.serving.drain_seconds
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace workers that ended, and say so."""
+        before = list(self.processes)
+        super().keep_subprocess_alive()
+        for old, new in zip(before, self.processes, strict=True):
+            if old is not new:
+                logger.error("worker %s ended (%s) and is replaced", old.pid, old.exitcode)
 
     def terminate_all(self) -> None:
         """Have the workers drain; when they begin to close, nobody new is let in."""

@@ -95,7 +95,7 @@ def rates_from_environment(rate: str) -> Rates:
     Raises:
         BadInput: the rate or the address is none.
     """
-    return Rates(rate, os.environ.get(STORE_VARIABLE))
+    return Rates(rate, os.environ.get(STORE_VARIABLE) or None)
 
 
 def _limited(reset_time: float) -> Refusal:
