@@ -124,8 +124,7 @@ def create() -> Guard:
         """Report a failure to the supervisor, and do not wait for threads that no deadline could stop."""
         if (failure := guard.lifecycle.failure) is not None:
             _give_up(failure)
-        if supervisor is not None and not supervisor.is_alive():
-            shutil.rmtree(os.environ.get(FOLDER_VARIABLE, ""), ignore_errors=True)  # it would have
+        _clean_up_for_the_dead()
         if slots.taken:
             os._exit(0)
 
@@ -135,6 +134,7 @@ def create() -> Guard:
 
 def _give_up(failure: Exception) -> NoReturn:
     """Leave the reason to the supervisor, who ends with it."""
+    _clean_up_for_the_dead()
     known = isinstance(failure, HenawError)
     said = [type(failure).__name__ if known else "HenawError", str(failure) if known else trace_without_text(failure)]
     path = Path(os.environ[FOLDER_VARIABLE]) / REASON
@@ -143,6 +143,13 @@ def _give_up(failure: Exception) -> NoReturn:
     except HenawError:
         logger.error("%s", said[1])
     os._exit(STARTUP_FAILURE)
+
+
+def _clean_up_for_the_dead() -> None:
+    """Remove what the supervisor would have, were it still there; a worker may only begin when it is gone."""
+    supervisor = multiprocessing.parent_process()
+    if supervisor is not None and not supervisor.is_alive():
+        shutil.rmtree(os.environ.get(FOLDER_VARIABLE, ""), ignore_errors=True)
 
 
 def _leave_after(supervisor: BaseProcess) -> None:
