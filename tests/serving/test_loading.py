@@ -229,7 +229,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_counts_stay(
         lines = [line for line in text.splitlines() if line.startswith("henaw_requests_total") and 'code="OK"' in line]
         (counted,) = [float(line.split()[-1]) for line in lines if 'route="invocations"' in line]
         assert counted == answered
-        assert f"worker {workers[0].pid} ended (-9) and is replaced" in server.log.read_text()
+        await_that(lambda: f"worker {workers[0].pid} ended (-9) and is replaced" in server.log.read_text())
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(PATIENCE) == 0
     shutil.rmtree(tmp_path / "state", ignore_errors=True)
