@@ -39,10 +39,11 @@ def packed_against_alone(
     device: str = "auto",
     threads: int = 0,
     pairs: int = 3,
+    epochs: int = 3,
 ) -> tuple[float, float, float]:
     """Seconds of ``size`` trainings one after the other and as a pack, and their ratio (medians of ``pairs`` pairs)."""
     told = f"network.hidden={hidden} network.dropout={dropout} training.device={device} training.threads={threads}"
-    config = load_config("default", overrides=f"{told} training.epochs=3 training.patience=3")
+    config = load_config("default", overrides=f"{told} training.epochs={epochs} training.patience={epochs}")
     panel = load_panel(config.panel, asset_folder("mlproject") / "panels")
     rates = [0.001 * 1.2**number for number in range(size)]
     configs = [_with_rate(config, rate) for rate in rates]

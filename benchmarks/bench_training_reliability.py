@@ -14,14 +14,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from bars import machine, rewrite_section, table
 from made_up_people import network, people
+from torch import Tensor
 
 from henaw.config import load_config
 from henaw.model.losses import crps_loss
+from henaw.training.batches import LogicalBatch
 from henaw.training.checkpoints import Checkpoints
 from henaw.training.device import choose_device
 from henaw.training.microbatch import Halving
@@ -29,6 +32,7 @@ from henaw.training.state import TrainingState, fingerprint
 from henaw.training.telemetry import Events
 from henaw.training.trainer import train
 from henaw.training.transaction import Transaction
+from henaw.training.work import Recorded
 
 BAR = 3.0  # most percent of a step that a snapshot may cost
 
@@ -65,16 +69,26 @@ class Turns(Events):
 
 @contextmanager
 def snapshots_switched() -> Iterator[Callable[[bool], None]]:
-    """A switch that has steps taken with the snapshot (on) and without."""
-    protected = Transaction.step
+    """A switch that has steps taken with the snapshot (on) and without; where steps are recorded, two recordings."""
+    keep, record = Transaction.keep, Recorded.__call__
+    recordings: dict[bool, Any] = {}
 
-    def unprotected(transaction: Transaction) -> None:
-        transaction._optimizer.step()
+    def switch(on: bool) -> None:
+        Transaction.keep = keep if on else lambda _: None  # type: ignore[method-assign]
+        switched[0] = on
 
+    def recorded(work: Recorded, batch: LogicalBatch, rows: int) -> Tensor:
+        work._recording = recordings.get(switched[0])
+        found = record(work, batch, rows)
+        recordings[switched[0]] = work._recording
+        return found
+
+    switched = [True]
     try:
-        yield lambda on: setattr(Transaction, "step", protected if on else unprotected)
+        Recorded.__call__ = recorded  # type: ignore[method-assign]
+        yield switch
     finally:
-        Transaction.step = protected  # type: ignore[method-assign]
+        Transaction.keep, Recorded.__call__ = keep, record  # type: ignore[method-assign]
 
 
 def main() -> None:

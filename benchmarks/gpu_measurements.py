@@ -46,6 +46,7 @@ class Scale:
     pack: int
     packed: tuple[str, ...]
     pack_pairs: int
+    pack_epochs: int
 
 
 FULL = Scale(
@@ -56,7 +57,8 @@ FULL = Scale(
     pairs=300,
     pack=16,
     packed=("[64,64]", "[128,128]"),
-    pack_pairs=3,
+    pack_pairs=2,
+    pack_epochs=20,
 )
 REDUCED = Scale(
     people=8_192,
@@ -67,6 +69,7 @@ REDUCED = Scale(
     pack=2,
     packed=("[32,32]",),
     pack_pairs=1,
+    pack_epochs=3,
 )
 
 
@@ -221,7 +224,7 @@ def packs(scale: Scale, device: torch.device) -> list[list[str]]:
     rows = []
     for hidden in scale.packed:
         alone, packed, ratio = packed_against_alone(
-            scale.pack, hidden=hidden, device=device.type, pairs=scale.pack_pairs
+            scale.pack, hidden=hidden, device=device.type, pairs=scale.pack_pairs, epochs=scale.pack_epochs
         )
         hourly = [f"{3600 * scale.pack / seconds:,.0f}" for seconds in (alone, packed)]
         rows.append([hidden, str(scale.pack), *hourly, f"{ratio:.2f} ×"])

@@ -102,8 +102,8 @@ class _Run:
         self.epochs = Epochs(self.people, ages, members, self.settings, self.seed, self.events)
         self.state = TrainingState(self.network, self.settings, self.settings.epochs * self.epochs.steps, self.share)
         self.gradients = Gradients(self.network, self.loss, self.settings)
-        self.work = step_work(self.gradients, self.state.parameters, self.settings, self.share)
         self.transaction = Transaction(self.network, self.state.optimizer)
+        self.work = step_work(self.gradients, self.state.parameters, self.settings, self.share, self.transaction.keep)
         self.history = self.checkpoints.history() if self.checkpoints else History(None)
         described = (self.network, self.settings, self.seed, self.people, self.validation)
         self.fingerprint = fingerprint(*described) if self.checkpoints else {}

@@ -14,8 +14,8 @@ class Transaction:
     """Undoes a step that failed.
 
     Only the optimizer changes anything that lasts: parameters, its own moments and its own step counters. They are
-    copied on the device right before it does so, into memory that is taken once; as they lie in one block, a copy is a
-    single one. Nothing else needs a copy: gradients are thrown away, the learning rate is a function of the steps
+    copied on the device before it does so (``keep``), into memory that is taken once; as they lie in one block, a copy
+    is a single one. Nothing else needs a copy: gradients are thrown away, the learning rate is a function of the steps
     committed, and batches and dropout are drawn anew from seed, epoch and batch.
     """
 
@@ -31,9 +31,12 @@ class Transaction:
         self._kept = self._live.clone()
         self._open = False
 
+    def keep(self) -> None:
+        """Copy what ``step`` may change; nothing else than ``step`` comes in between."""
+        self._kept.copy_(self._live)
+
     def step(self) -> None:
         """The optimizer's step, after which the transaction is committed; where it raises, ``undo`` brings all back."""
-        self._kept.copy_(self._live)
         self._open = True
         self._optimizer.step()
         self._open = False

@@ -1,4 +1,4 @@
-"""The work of a step on the device up to the clipped gradient, and, on a GPU, that work as a single launch.
+"""The work of a step on the device up to the optimizer's, and, on a GPU, that work as a single launch.
 
 A step of small networks is some hundred short programs, and a GPU does them faster than they can be sent to it one by
 one. A CUDA graph records them once and sends them as a whole: the same programs on the same memory, hence the same
@@ -26,10 +26,17 @@ logger = logging.getLogger(__name__)
 class Work:
     """Leaves each parameter the clipped gradient of a batch; before it they have none."""
 
-    def __init__(self, gradients: Gradients, parameters: Sequence[Tensor], limit: float, share: Share) -> None:
-        """Clip the ``gradients`` of ``parameters`` to ``limit`` for each member."""
+    def __init__(
+        self,
+        gradients: Gradients,
+        parameters: Sequence[Tensor],
+        limit: float,
+        share: Share,
+        keep: Callable[[], object],
+    ) -> None:
+        """Clip the ``gradients`` of ``parameters`` to ``limit`` for each member, and ``keep`` what a step changes."""
         self.parameters = parameters
-        self._gradients, self._limit, self._share = gradients, limit, share
+        self._gradients, self._limit, self._share, self._keep = gradients, limit, share, keep
 
     def __call__(self, batch: LogicalBatch, rows: int) -> Tensor:
         """Do it in pieces of ``rows`` people of each member.
@@ -39,18 +46,25 @@ class Work:
             (parts + parameters, K).
         """
         losses = self._share.summed(self._gradients.of(batch, rows), self.parameters)
+        self._keep()
         return torch.cat([losses, clip_members(self.parameters, self._limit)])
 
     def release(self) -> None:
         """Give back what memory it keeps from one batch to the next."""
 
 
-def step_work(gradients: Gradients, parameters: Sequence[Tensor], settings: Training, share: Share) -> Work:
+def step_work(
+    gradients: Gradients,
+    parameters: Sequence[Tensor],
+    settings: Training,
+    share: Share,
+    keep: Callable[[], object],
+) -> Work:
     """The work of a step of ``settings`` (without ``auto``), recorded where that is wanted and possible."""
     on_gpu = parameters[0].device.type == "cuda"
     recorded = settings.compiled != "never" and on_gpu and not share.sums_gradients
     kind = Recorded if recorded else Work
-    return kind(gradients, parameters, settings.clip_norm, share)
+    return kind(gradients, parameters, settings.clip_norm, share, keep)
 
 
 class Recorded(Work):

@@ -157,14 +157,14 @@ def test_a_snapshot_is_left_out_only_while_it_is_measured(scripts):
 
     from henaw.training.transaction import Transaction
 
-    protected = Transaction.step
+    protected = Transaction.keep
     with snapshots_switched() as switch:
         switch(False)
-        assert Transaction.step is not protected
+        assert Transaction.keep is not protected
         switch(True)
-        assert Transaction.step is protected
+        assert Transaction.keep is protected
         switch(False)
-    assert Transaction.step is protected
+    assert Transaction.keep is protected
 
 
 def test_without_its_table_it_says_what_to_name(scripts, tmp_path, monkeypatch, capsys):

@@ -71,7 +71,7 @@ class FakeRecording:
 def recorded(monkeypatch: pytest.MonkeyPatch, how: Callable[..., Any], parameters: Any = ()) -> Recorded:
     """Recorded work that is ``how``."""
     monkeypatch.setattr(Work, "__call__", lambda _, *batch: how(*batch))
-    return Recorded(None, parameters, 1.0, None)  # type: ignore[arg-type]
+    return Recorded(None, parameters, 1.0, None, None)  # type: ignore[arg-type]
 
 
 def test_the_second_batch_is_recorded_and_those_after_it_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
