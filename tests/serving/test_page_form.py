@@ -215,3 +215,26 @@ def test_every_field_has_a_name_and_its_range_is_read_with_it(page: Browser) -> 
     found = page.run(script)
     assert len(found) > 2 * len(NUMBERS)
     assert not [identity for identity, name, lost in found if not name.strip() or lost]
+
+
+def test_no_group_stands_alone_in_half_a_row_and_a_long_unit_leaves_room_for_its_number(page: Browser) -> None:
+    script = """
+      document.querySelector("#field-crp_mg_l-unit").options[0].textContent = "mg/dL of something long";
+      const edge = document.querySelector(".groups").getBoundingClientRect().right;
+      const ends = {};
+      for (const each of document.querySelectorAll(".groups fieldset")) {
+        const box = each.getBoundingClientRect();
+        ends[box.top] = Math.max(ends[box.top] ?? 0, box.right);
+      }
+      const rows = Object.values(ends).map((end) => Math.round(edge - end));
+      return [rows, document.querySelector("#field-crp_mg_l").getBoundingClientRect().width];
+    """
+    try:
+        for width in (320, 640, 1280):
+            page.looks(width, "light")
+            rows, room = page.run(script)
+            assert set(rows) == {0}
+            assert room > 90
+    finally:
+        page.looks(1280, "light")
+        page.driver.refresh()

@@ -242,11 +242,16 @@ export function coverageChoice(id, fallback) {
     element("option", { value: share, selected: share === fallback }, `${shown(share * 100)} %`)));
 }
 
+/** A group a system; two of one marker each that follow each other share a row, every other one has its own. */
 function groups(fields) {
   const organs = [...new Set(fields.map((field) => field.marker.organ))];
-  return organs.map((organ) => {
-    const boxes = fields.filter((field) => field.marker.organ === organ).map((field) => field.box);
+  const boxes = organs.map((organ) => fields.filter((field) => field.marker.organ === organ).map((field) => field.box));
+  let paired = false;
+  return organs.map((organ, at) => {
+    const alone = boxes[at].length === 1;
+    const shares = alone && (paired || boxes[at + 1]?.length === 1);
+    paired = shares && !paired;
     const legend = element("legend", {}, ORGANS[organ] ?? organ);
-    return element("fieldset", { class: boxes.length > 1 ? "several" : null }, legend, element("div", { class: "fields" }, boxes));
+    return element("fieldset", { class: shares ? null : "wide" }, legend, element("div", { class: "fields" }, boxes[at]));
   });
 }
