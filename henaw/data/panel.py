@@ -6,6 +6,7 @@ No other module knows a marker's name, except the derived feature log(AST/ALT), 
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -61,10 +62,15 @@ class Panel(BaseModel):
     biomarkers: tuple[Biomarker, ...]
     derived: tuple[Derived, ...] = ()
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Column names of the biomarkers, in order."""
         return tuple(marker.name for marker in self.biomarkers)
+
+    @cached_property
+    def transforms(self) -> tuple[Transform, ...]:
+        """How each biomarker enters the network, in order."""
+        return tuple(marker.transform for marker in self.biomarkers)
 
 
 def available_panels(folder: Path) -> list[str]:

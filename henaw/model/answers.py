@@ -117,13 +117,21 @@ def answer_arrays(
     Raises:
         BadInput: ``coverage`` is impossible.
     """
-    applies, abstains, warns, believable = _reasons(clock, biomarkers, sex, age)
-    # what is not going to be answered must not reach the network with values of unknown size
-    usable = np.where(np.isfinite(biomarkers), biomarkers, np.nan)
-    age = np.where(believable, age, AGE_CENTER)
-    distribution = clock.predict(usable, sex, age)
+    rows = len(age)
+    if _ordinary(clock, biomarkers, sex, age):
+        abstains, status, flags = np.zeros(rows, dtype=bool), ["ok"] * rows, [""] * rows
+    else:
+        applies, abstains, warns, believable = _reasons(clock, biomarkers, sex, age)
+        status = ["abstain" if no else "warn" if careful else "ok" for no, careful in zip(
+            abstains.tolist(), warns.tolist(), strict=True)]  # fmt: skip
+        flags = _flags(clock.panel, applies)
+        # what is not going to be answered must not reach the network with values of unknown size
+        biomarkers = np.where(np.isfinite(biomarkers), biomarkers, np.nan)
+        age = np.where(believable, age, AGE_CENTER)
+    distribution = clock.predict(biomarkers, sex, age)
     found = distribution.summary(coverage)
     gap = found.median - age
+    adjusted = clock.gap.adjust(gap, age)
     numbers = [
         found.median,
         found.lower,
@@ -131,20 +139,18 @@ def answer_arrays(
         found.aleatoric_sd,
         found.epistemic_sd,
         gap,
-        clock.gap.adjust(gap, age),
-        clock.gap.standardize(gap, age),
+        adjusted,
+        adjusted / clock.gap.sd,
     ]
     if clock.hazard is not None:
         horizons = np.array(RISK_YEARS, dtype=np.float64)
         risks = 1.0 - clock.hazard.survival(distribution, horizons)
         ends = clock.hazard.risk_interval(distribution, horizons, coverage)
-        numbers += list(np.stack([risks, *ends], axis=2).reshape(len(age), len(RISKS)).T)
+        numbers += list(np.stack([risks, *ends], axis=2).reshape(rows, len(RISKS)).T)
     columns = dict(zip(number_columns(clock.target), numbers, strict=True))
     if quantiles:
         columns.update(zip(QUANTILE_COLUMNS, distribution.quantiles(QUANTILE_LEVELS).T, strict=True))
-    status = ["abstain" if no else "warn" if careful else "ok" for no, careful in zip(
-        abstains.tolist(), warns.tolist(), strict=True)]  # fmt: skip
-    return Answers(columns, abstains, status, _flags(clock.panel, applies))
+    return Answers(columns, abstains, status, flags)
 
 
 def _arrays(panel: Panel, rows: pd.DataFrame) -> tuple[Array, Array, Array]:
@@ -196,6 +202,18 @@ def reason_names(panel: Panel) -> tuple[str, ...]:
         "age_outside_training",
         *(f"outside_training:{name}" for name in panel.names),
         *(f"missing:{name}" for name in panel.names),  # allowed, and paid for with a wider interval
+    )
+
+
+def _ordinary(clock: Clock, biomarkers: Array, sex: Array, age: Array) -> bool:
+    """Whether no reason applies to any row: most requests, seen in a fifth of the time that naming reasons takes."""
+    low, high = clock.usual
+    youngest, oldest = clock.trained_on.ages
+    return bool(
+        np.count_nonzero(biomarkers >= low) == biomarkers.size == np.count_nonzero(biomarkers <= high)
+        and np.count_nonzero(age >= max(youngest, AGES[0])) == len(age)
+        and np.count_nonzero(age < min(oldest + 1, AGES[1])) == len(age)
+        and not np.count_nonzero(np.isnan(sex))
     )
 
 

@@ -94,6 +94,12 @@ class Clock:
         """Lower and upper ends of the markers' plausible ranges, (2, m)."""
         return np.array([marker.plausible for marker in self.panel.biomarkers]).T.copy()
 
+    @cached_property
+    def usual(self) -> Array:
+        """Ends of the ranges that are plausible and that the training people spanned, (2, m)."""
+        low, high = self.plausible
+        return np.stack([np.fmax(low, self.trained_on.lowest), np.fmin(high, self.trained_on.highest)])
+
     def predict(self, biomarkers: Array, sex: Array, age: Array) -> EnsembleDistribution:
         """Predict biological age.
 

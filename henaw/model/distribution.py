@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -15,9 +15,10 @@ from henaw.errors import BadInput
 from henaw.model.calibration import Calibration
 from henaw.model.ensemble import blocks
 from henaw.model.heads import Head
-from henaw.model.wasserstein import NODES, Moments, barycenter, barycenter_moments
+from henaw.model.wasserstein import NODES, Moments, barycenter, barycenter_moments, moments_around
 
 Array = NDArray[np.float64]
+Positions = NDArray[np.intp] | slice
 
 
 class Distribution(Protocol):
@@ -101,8 +102,12 @@ class EnsembleDistribution:
         """Median of the barycenter before calibration, which assigns the band, shape (n,)."""
         return barycenter(self.head.medians(self.outputs, self.age))
 
-    def _members(self, z: Array) -> Iterator[tuple[NDArray[np.intp], Array]]:
+    def _members(self, z: Array) -> Iterator[tuple[Positions, Array]]:
         """Row positions (b,) and members' calibrated quantiles (K, b, q) at scores ``z`` (q,), block by block."""
+        if len(self) == 1:  # what serving is asked most: nothing to choose from
+            scores = self.calibration.network_scores(int(self._bands[0]), z)
+            yield slice(None), self.head.quantiles(self.outputs, scores, self.age)
+            return
         for band in sorted(set(self._bands.tolist())):
             rows = np.flatnonzero(self._bands == band)
             scores = self.calibration.network_scores(band, z)
@@ -142,7 +147,7 @@ class EnsembleDistribution:
         """Quantiles (n, nodes) at the levels of ``wasserstein.NODES``, for expectations over the barycenter."""
         return self._at_scores(NODES)
 
-    def member_nodes(self) -> Iterator[tuple[NDArray[np.intp], Array]]:
+    def member_nodes(self) -> Iterator[tuple[Positions, Array]]:
         """Row positions (b,) and the members' own quantiles (K, b, nodes), block by block."""
         return self._members(NODES)
 
@@ -178,13 +183,13 @@ class EnsembleDistribution:
         Raises:
             BadInput: ``coverage`` does not lie strictly between 0 and 1.
         """
-        z = np.concatenate([NODES, [0.0], ndtri(central_levels(coverage))])
-        ends, found = np.empty((3, len(self))), np.empty((2, len(self)))
-        for rows, quantiles in self._members(z):
-            ends[:, rows] = barycenter(quantiles[:, :, len(NODES) :]).T
-            moments = barycenter_moments(quantiles[:, :, : len(NODES)])
-            found[0, rows], found[1, rows] = moments.sd, moments.disagreement
-        return Summary(*ends, *found)
+        found = np.empty((5, len(self)))
+        for rows, quantiles in self._members(_summary_scores(coverage)):
+            center = barycenter(quantiles)
+            moments = moments_around(center[:, : len(NODES)], quantiles[:, :, : len(NODES)])
+            found[:3, rows] = center[:, len(NODES) :].T
+            found[3, rows], found[4, rows] = moments.sd, moments.disagreement
+        return Summary(*found)
 
     def cdf(self, values: Array) -> Array:
         """Probability of a biological age up to ``values`` (n,), shape (n,); NaN for NaN."""
@@ -198,6 +203,12 @@ class EnsembleDistribution:
             below = self.head.quantiles_at(self.outputs, middle, self.age).mean(axis=0) < values
             low, high = np.where(below, middle, low), np.where(below, high, middle)
         return np.where(np.isnan(values), np.nan, ndtr((low + high) / 2))
+
+
+@lru_cache(maxsize=64)
+def _summary_scores(coverage: float) -> Array:
+    """Normal scores of what ``summary`` says: the nodes of the moments, the median, and both ends."""
+    return np.concatenate([NODES, [0.0], ndtri(central_levels(coverage))])
 
 
 _FARTHEST, _BISECTIONS = 8.0, 40  # scores beyond ±8 have probability 1e-15; 40 halvings leave 1e-11

@@ -8,6 +8,7 @@ so that a person with missing markers still has inputs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ Array = NDArray[np.float64]
 CLIP = 5.0
 IQR_PER_SD = 1.3489795003921634  # of a Gaussian: 2·Φ⁻¹(3/4)
 RATIO_LIMITS = (0.1, 10.0)  # of AST/ALT
-_TRANSFORMS: dict[Transform, np.ufunc] = {"identity": np.positive, "log": np.log, "log1p": np.log1p}
+_TRANSFORMS: dict[Transform, np.ufunc] = {"log": np.log, "log1p": np.log1p}  # the identity changes nothing
 _LEAST_LOG, _MOST_LOG = np.log(RATIO_LIMITS)
 
 
@@ -42,15 +43,28 @@ def raw_features(panel: Panel, biomarkers: Array) -> Array:
     Returns:
         Shape (n, p) with p = m + derived features; NaN where a value is missing or its logarithm does not exist.
     """
-    features = np.empty((len(biomarkers), biomarkers.shape[1] + len(panel.derived)))
+    markers = biomarkers.shape[1]
+    features = np.empty((len(biomarkers), markers + len(panel.derived)))
+    transformed = features[:, :markers]
+    transformed[:] = biomarkers
     with np.errstate(divide="ignore", invalid="ignore"):
-        for position, marker in enumerate(panel.biomarkers):
-            _TRANSFORMS[marker.transform](biomarkers[:, position], out=features[:, position])
-    for position, feature in enumerate(panel.derived, start=biomarkers.shape[1]):
+        for transform, columns in _columns(panel.transforms):
+            transform(biomarkers, out=transformed, where=columns)
+    for position, feature in enumerate(panel.derived, start=markers):
         first, second = (biomarkers[:, panel.names.index(name)] for name in DERIVED_NEEDS[feature])
         features[:, position] = log_ast_alt(first, second)
     features[~np.isfinite(features)] = np.nan
     return features
+
+
+@lru_cache
+def _columns(transforms: tuple[Transform, ...]) -> tuple[tuple[np.ufunc, NDArray[np.bool_]], ...]:
+    """Each function that changes values, and the columns (m,) that it changes."""
+    return tuple(
+        (function, np.array([transform == name for transform in transforms]))
+        for name, function in _TRANSFORMS.items()
+        if name in transforms
+    )
 
 
 def dependence(panel: Panel) -> NDArray[np.bool_]:

@@ -27,9 +27,6 @@ class GapRegression:
         """``gap`` (n,) less what age (n,) alone explains of it."""
         return gap - (self.intercept + self.slope * age)
 
-    def standardize(self, gap: Array, age: Array) -> Array:
-        """The adjusted gap (n,) in standard deviations of people not fitted to."""
-        return self.adjust(gap, age) / self.sd
 
 
 def fit_gap(gap: Array, age: Array) -> GapRegression:

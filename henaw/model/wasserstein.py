@@ -43,12 +43,18 @@ def barycenter(quantiles: Array, weights: Array | None = None) -> Array:
 
 def barycenter_moments(quantiles: Array, weights: Array | None = None) -> Moments:
     """Moments of the barycenter of members with quantiles (K, n, nodes) at the levels Φ(``NODES``)."""
-    center = barycenter(quantiles, weights)
+    return moments_around(barycenter(quantiles, weights), quantiles, weights)
+
+
+def moments_around(center: Array, quantiles: Array, weights: Array | None = None) -> Moments:
+    """As ``barycenter_moments``, where the barycenter ``center`` (n, nodes) is known already."""
     mean = center @ NODE_WEIGHTS
     squared = quantiles - center
     squared *= squared
+    spread = center - mean[:, None]
+    spread *= spread
     return Moments(
         mean=mean,
-        sd=np.sqrt((center - mean[:, None]) ** 2 @ NODE_WEIGHTS),
-        disagreement=np.sqrt(barycenter(squared, weights) @ NODE_WEIGHTS),
+        sd=np.sqrt(spread @ NODE_WEIGHTS),
+        disagreement=np.sqrt(barycenter(squared @ NODE_WEIGHTS, weights)),
     )
