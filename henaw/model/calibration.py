@@ -37,7 +37,7 @@ class Calibration:
 
     def bands(self, median: Array) -> NDArray[np.intp]:
         """Band (n,) of each uncalibrated median (n,)."""
-        return np.searchsorted(self.edges, median, side="right")
+        return self.edges.searchsorted(median, side="right")
 
     def network_scores(self, band: int, z: Array) -> Array:
         """Normal scores to ask the network for, given those that are wanted (q,)."""

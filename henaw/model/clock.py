@@ -112,7 +112,9 @@ class Clock:
             A distribution a person; finite whatever the biomarkers.
         """
         scaled, present = self.scaling.apply(raw_features(self.panel, biomarkers))
-        sex = np.where(np.isfinite(sex), sex, 0.5)
+        known = np.isfinite(sex)
+        if np.count_nonzero(known) < len(sex):
+            sex = np.where(known, sex, 0.5)
         inputs = network_inputs(scaled, present, sex, None if self.hazard is None else age)
         outputs = forward(self.shape, self.weights, inputs)
         return EnsembleDistribution(self.shape.head, outputs, age, self.calibration)

@@ -27,9 +27,11 @@ _LEAST_LOG, _MOST_LOG = np.log(RATIO_LIMITS)
 def log_ast_alt(ast: Array, alt: Array) -> Array:
     """log(AST/ALT) with the ratio clamped to [0.1, 10]; missing where either is missing, not finite or not positive."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        # the difference of logs neither overflows nor underflows where the ratio itself would; where a logarithm does
-        # not exist it is not finite either
-        difference = np.log(ast) - np.log(alt)
+        return _within_limits(np.log(ast) - np.log(alt))
+
+
+def _within_limits(difference: Array) -> Array:
+    """Of logs: it neither overflows nor underflows where the ratio would, and is not finite where a log is not."""
     return np.where(np.isfinite(difference), np.minimum(np.maximum(difference, _LEAST_LOG), _MOST_LOG), np.nan)
 
 
@@ -50,10 +52,15 @@ def raw_features(panel: Panel, biomarkers: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         for transform, columns in _columns(panel.transforms):
             transform(biomarkers, out=transformed, where=columns)
-    for position, feature in enumerate(panel.derived, start=markers):
-        first, second = (biomarkers[:, panel.names.index(name)] for name in DERIVED_NEEDS[feature])
-        features[:, position] = log_ast_alt(first, second)
-    features[~np.isfinite(features)] = np.nan
+        for position, feature in enumerate(panel.derived, start=markers):
+            first, second = (
+                features[:, place] if panel.transforms[place] == "log" else np.log(biomarkers[:, place])
+                for place in (panel.names.index(name) for name in DERIVED_NEEDS[feature])
+            )
+            features[:, position] = _within_limits(first - second)
+    present = np.isfinite(features)
+    if np.count_nonzero(present) < features.size:
+        features[~present] = np.nan
     return features
 
 

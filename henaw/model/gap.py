@@ -28,7 +28,6 @@ class GapRegression:
         return gap - (self.intercept + self.slope * age)
 
 
-
 def fit_gap(gap: Array, age: Array) -> GapRegression:
     """Least squares of ``gap`` (n,) on ``age`` (n,); where ages do not vary only the mean is removed."""
     intercept, slope = float(np.mean(gap)), 0.0

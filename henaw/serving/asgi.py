@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
+from functools import lru_cache
+from http import HTTPStatus
 from typing import Any
 
 Message = MutableMapping[str, Any]
@@ -65,14 +67,42 @@ async def send_reply(send: Send, reply: Reply, request_id: str) -> None:
     """Send ``reply`` with the headers that every response has; a reply's own policy replaces the strict one."""
     headers = [
         (b"content-type", reply.content_type),
-        (b"content-length", str(len(reply.body)).encode()),
+        (b"content-length", b"%d" % len(reply.body)),
         (b"x-request-id", request_id.encode()),
         *_ALWAYS,
-        *reply.headers,
+        *_more(reply.headers, reply.closes),
     ]
-    if all(name != _POLICY[0] for name, _ in reply.headers):
-        headers.append(_POLICY)
-    if reply.closes:
-        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
+
+
+def to_bytes(reply: Reply, request_id: str, before: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+    """The same as one HTTP/1.1 response, for whoever writes to the connection; ``before`` are headers of the server."""
+    return b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b%b\r\n%b" % (
+        _STATUS_LINES[reply.status],
+        _lines(before),
+        reply.content_type,
+        len(reply.body),
+        request_id.encode(),
+        _ALWAYS_LINES,
+        _more_lines(reply.headers, reply.closes),
+        reply.body,
+    )
+
+
+def _more(own: Headers, closes: bool) -> Headers:
+    policy = () if any(name == _POLICY[0] for name, _ in own) else (_POLICY,)
+    return (*own, *policy, *(((b"connection", b"close"),) if closes else ()))
+
+
+@lru_cache
+def _more_lines(own: Headers, closes: bool) -> bytes:
+    return _lines(_more(own, closes))
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+_ALWAYS_LINES = _lines(_ALWAYS)
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from functools import lru_cache
 from pathlib import Path
 
 from henaw.errors import EnvironmentProblem
@@ -43,21 +44,15 @@ class Audit:
         """Write the line of an answered request; False where it is lost."""
         if self._file is None:
             return True
-        line = json.dumps(
-            {
-                "time": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
-                "request_id": request.id,
-                "route": request.route,
-                "key": request.key,
-                "model": request.model,
-                "rows": request.rows,
-                "status": status,
-                "code": code,
-                "milliseconds": round(seconds * 1000, 3),
-            }
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+        rows = "null" if request.rows is None else request.rows
+        line = (  # json.dumps takes four times as long; only a key and a model have names of somebody's choice
+            f'{{"time": "{now}", "request_id": "{request.id}", "route": "{request.route}", '
+            f'"key": {_json(request.key)}, "model": {_json(request.model)}, "rows": {rows}, "status": {status}, '
+            f'"code": "{code}", "milliseconds": {seconds * 1000:.3f}}}\n'
         )
         with self._access:
-            return self._append(line.encode() + b"\n")
+            return self._append(line.encode())
 
     def _append(self, line: bytes) -> bool:
         assert self._file is not None
@@ -79,3 +74,8 @@ class Audit:
         if now - self._said >= _QUIET_SECONDS:
             self._said = now
             logger.error("the audit file cannot be written (%s): requests go on, their lines are lost", reason)
+
+
+@lru_cache
+def _json(text: str | None) -> str:
+    return json.dumps(text)

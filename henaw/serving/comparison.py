@@ -7,7 +7,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -27,6 +27,7 @@ from henaw.serving.tallies import Tally
 logger = logging.getLogger(__name__)
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+_NOBODY = nullcontext()  # nobody compares
 _ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=-]{0,127}")
 
 
@@ -127,8 +128,7 @@ class Comparison:
             self._follower.say(f"{reason}; the champion answers all")
             return Arm(champion, champion)
         drawn = in_challenger(arm_id(request), self._plan.split_share)
-        first, second = (f"{served.name}/{served.number}" for served in (champion, challenger))
-        subject = Subject("split", first, second, CHALLENGER if drawn else CHAMPION)
+        subject = Subject("split", champion.label, challenger.label, CHALLENGER if drawn else CHAMPION)
         return Arm(challenger if drawn else champion, champion, subject)
 
     def fall_back(self, arm: Arm, request: Request, error: Exception) -> None:
@@ -144,11 +144,14 @@ class Comparison:
         self._follower.say(f"raised {trace_without_text(error)}; the champion answered instead")
         self._count(arm, lambda tally: tally.counts.update(["failed"]))
         arm.served, arm.subject = arm.champion, None
-        request.model = f"{arm.served.name}/{arm.served.number}"
+        request.model = arm.served.label
+
+    def watching(self, arm: Arm) -> AbstractContextManager[None]:
+        """Count what is not answered though it should be."""
+        return _NOBODY if arm.subject is None else self._watching(arm)
 
     @contextmanager
-    def watching(self, arm: Arm) -> Iterator[None]:
-        """Count what is not answered though it should be."""
+    def _watching(self, arm: Arm) -> Iterator[None]:
         try:
             yield
         except Refusal as refusal:
@@ -163,7 +166,7 @@ class Comparison:
         """Count an answer, and have the shadow answer as well."""
         seconds = perf_counter() - began
         role = CHALLENGER if arm.served is not arm.champion else CHAMPION
-        self._figures.answered_by(role, f"{arm.served.name}/{arm.served.number}")
+        self._figures.answered_by(role, arm.served.label)
 
         def change(tally: Tally) -> None:
             tally.requests += 1

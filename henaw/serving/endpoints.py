@@ -104,7 +104,7 @@ class Endpoints:
             Refusal: from readiness to the size of the body, in the order of the guard's checks.
         """
         served = self.lifecycle.require_served()
-        request.model = f"{served.name}/{served.number}"
+        request.model = served.label
         if request.key is not None:
             await self._rates.count(request.key)
         return served, _content_type(request.headers), await self._body(request)
@@ -113,7 +113,7 @@ class Endpoints:
         served, content_type, body = await self.admitted(request)
         is_csv = content_type == "text/csv"
         arm, began = self._comparison.arm(request, served), perf_counter()
-        request.model = f"{arm.served.name}/{arm.served.number}"
+        request.model = arm.served.label
         with self._comparison.watching(arm):
             if is_csv:
                 scored = await self._answer_csv(arm, request, body)
@@ -178,9 +178,10 @@ def _content_type(headers: Mapping[bytes, bytes]) -> str:
     Raises:
         Refusal: ``UNSUPPORTED_MEDIA_TYPE``: none, another one, another charset, or a compressed body.
     """
-    kind, *parameters = (
-        part.strip().lower() for part in headers.get(b"content-type", b"").decode("latin-1").split(";")
-    )
+    sent = headers.get(b"content-type", b"").decode("latin-1")
+    if sent in _CONTENT_TYPES and b"content-encoding" not in headers and b"transfer-encoding" not in headers:
+        return sent
+    kind, *parameters = (part.strip().lower() for part in sent.split(";"))
     coding = headers.get(b"content-encoding", b"identity"), headers.get(b"transfer-encoding", b"chunked")
     if kind not in _CONTENT_TYPES or (coding[0].lower(), coding[1].lower()) != (b"identity", b"chunked"):
         raise Refusal(

@@ -24,10 +24,10 @@ def to_json(answers: Answers) -> bytes:
         ValueError: a number is not finite; strict JSON has no word for it.
     """
     numbers = np.array(list(answers.numbers.values()))
-    if not np.isfinite(numbers).all():
+    if np.count_nonzero(np.isfinite(numbers)) < numbers.size:
         raise ValueError("an answer is not finite")
     columns = [list(map(repr, values)) for values in numbers.tolist()]
-    if answers.abstains.any():
+    if np.count_nonzero(answers.abstains):
         refused = answers.abstains.tolist()
         columns = [["null" if no else value for value, no in zip(values, refused, strict=True)] for values in columns]
     texts = [map(_quoted, values) for values in (answers.status, answers.flags)]

@@ -15,20 +15,23 @@ from collections.abc import Callable, Collection, Mapping, MutableMapping, Seque
 from typing import Any
 
 from henaw.errors import trace_without_text
-from henaw.serving.asgi import Receive, Reply, Request, Send, send_reply
+from henaw.serving.asgi import Receive, Reply, Request, Send, send_reply, to_bytes
 from henaw.serving.audit import Audit
 from henaw.serving.bodies import Disconnected, checked
 from henaw.serving.endpoints import Route
 from henaw.serving.keys import Keyring
 from henaw.serving.lifecycle import Lifecycle
 from henaw.serving.metrics import Metrics
-from henaw.serving.refusals import Detail, Refusal, raw_response
+from henaw.serving.refusals import Detail, Refusal
 
 logger = logging.getLogger(__name__)
 
 ANY_HOST = "*"
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[^\[\]:, ]+)(?::[0-9]*)?")
-_WAITED = "henaw.waited"  # in a scope: it is among those that wait
+_WRITE = "henaw.write"  # in a scope: it is among those that wait, and this writes its reply
+
+Write = Callable[[Reply, str], bool]
+"""Writes a reply with the id of its request to the connection at once; False where it cannot be."""
 
 
 class Guard:
@@ -79,9 +82,9 @@ class Guard:
         self.at_exit()
 
     async def _http(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        began, waited = time.perf_counter(), bool(scope.pop(_WAITED, False))
-        body = receive if waited else checked(scope, receive)
-        request = Request(secrets.token_hex(8), _headers(scope["headers"]), body, whole=waited)
+        began, write = time.perf_counter(), scope.pop(_WRITE, None)
+        body = checked(scope, receive) if write is None else receive
+        request = Request(secrets.token_hex(8), _headers(scope["headers"]), body, whole=write is not None)
         code, details = "OK", ()  # type: str, tuple[Detail, ...]
         self._metrics.in_flight.inc()
         try:
@@ -97,12 +100,13 @@ class Guard:
             broken = Refusal("MODEL_ERROR", "the model could not answer; the server's log has the request's id")
             code, reply = broken.code, _refused(broken, request)
         finally:
-            self._waiting -= waited
+            self._waiting -= request.whole
             self._metrics.in_flight.dec()
         self._account(request, reply.status, code, time.perf_counter() - began, details)
         if self.lifecycle.leaves and not reply.closes:
             reply = Reply(reply.body, reply.content_type, reply.status, reply.headers, closes=True)
-        await send_reply(send, reply, request.id)
+        if write is None or not write(reply, request.id):
+            await send_reply(send, reply, request.id)
 
     async def _answered(self, request: Request, method: str, path: str) -> Reply:
         self._require_host(request.headers.get(b"host", b""))
@@ -142,16 +146,16 @@ class Guard:
             return False
         return True
 
-    def let_wait(self, scope: MutableMapping[str, Any]) -> None:
+    def let_wait(self, scope: MutableMapping[str, Any], write: Write) -> None:
         """Count a request for an answer, which is whole, until it is answered."""
-        scope[_WAITED] = True
+        scope[_WRITE] = write
         self._waiting += 1
 
     def refuse_early(self, refusal: Refusal, seconds: float, route: str = "other") -> bytes:
         """The raw response to what does not become a request of the application, counted like any other."""
         request = Request(secrets.token_hex(8), {}, _nothing, route)
         self._account(request, refusal.status, refusal.code, seconds, refusal.details)
-        return raw_response(refusal, request.id)
+        return to_bytes(_refused(refusal, request), request.id)
 
     def _account(self, request: Request, status: int, code: str, seconds: float, details: Sequence[Detail]) -> None:
         """Before the answer is sent, so that whoever has it finds it counted."""

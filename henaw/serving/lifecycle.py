@@ -10,6 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from henaw.errors import HenawError, trace_without_text
@@ -43,6 +44,11 @@ class Served:
     clock: Clock
     mlflow_app: Application
     openapi: bytes
+
+    @cached_property
+    def label(self) -> str:
+        """Name and number, as figures, audit and replies say it."""
+        return f"{self.name}/{self.number}"
 
 
 Load = Callable[[int | None], Served | None]

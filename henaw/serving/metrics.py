@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -19,7 +19,7 @@ from henaw.serving.refusals import Detail
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own, read when it is imported
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _FILE_BYTES = 1 << 18  # about two thousand series
-_MOST_MODELS = 50  # values of a label
+_MOST_ARMS = 100  # of two roles and so many versions
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -80,7 +80,7 @@ class Metrics:
         self.comparison_lost = Counter(
             "henaw_comparison_unwritten", "Times that the sums of a comparison could not be written", registry=own
         )
-        self._models: set[str] = set()
+        self._known_arms: dict[tuple[str, str], Counter] = {}
         self._answering: Gauge | None = None
         self._registry = own
         if FOLDER_VARIABLE in os.environ:
@@ -88,13 +88,14 @@ class Metrics:
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
             _forget_the_dead(Path(os.environ[FOLDER_VARIABLE]))
 
-    def answered(self, route: str, status: int, code: str, seconds: float, details: Iterable[Detail] = ()) -> None:
+    def answered(self, route: str, status: int, code: str, seconds: float, details: Collection[Detail] = ()) -> None:
         """Count an answer; ``code`` is ``OK`` or that of the refusal."""
         counter, histogram = self._of_answers(route, status, code)
         counter.inc()
         histogram.observe(seconds)
-        for rule, times in Tally(detail.rule for detail in details).items():
-            self._rules.labels(rule).inc(times)
+        if details:
+            for rule, times in Tally(detail.rule for detail in details).items():
+                self._rules.labels(rule).inc(times)
 
     def _of_answers(self, route: str, status: int, code: str) -> tuple[Counter, Histogram]:
         """Looked up once: looking up takes longer than counting."""
@@ -106,18 +107,20 @@ class Metrics:
 
     def scored(self, status: list[str], flags: list[str]) -> None:
         """Count answered rows."""
-        for name, times in Tally(status).items():
-            self._rows.labels(name).inc(times)
-        for flag, times in Tally(
-            flag for flags_of_row in flags if flags_of_row for flag in flags_of_row.split(";")
-        ).items():
-            self._flags.labels(flag).inc(times)
+        for name in set(status):
+            self._rows.labels(name).inc(status.count(name))
+        if any(flags):
+            for flag, times in Tally(flag for of_row in flags if of_row for flag in of_row.split(";")).items():
+                self._flags.labels(flag).inc(times)
 
     def answered_by(self, arm: str, model: str) -> None:
         """Count an answer for the arm and the version that gave it; a process names so many versions and no more."""
-        if len(self._models) < _MOST_MODELS:
-            self._models.add(model)
-        self._arms.labels(arm, model if model in self._models else "other").inc()
+        if (known := self._known_arms.get((arm, model))) is None:
+            named = len(self._known_arms) < _MOST_ARMS
+            known = self._arms.labels(arm, model if named else "other")
+            if named:
+                self._known_arms[arm, model] = known
+        known.inc()
 
     def serves(self, name: str, version: int) -> None:
         """Say which version answers now."""

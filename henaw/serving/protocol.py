@@ -10,11 +10,13 @@ import asyncio
 import re
 import time
 from collections.abc import MutableMapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from henaw.serving.asgi import Reply, to_bytes
 from henaw.serving.bodies import REFUSED
 from henaw.serving.refusals import Refusal
 from henaw.serving.slots import overloaded
@@ -43,6 +45,7 @@ class GuardedProtocol(HttpToolsProtocol):
     _beside_body = 0  # bytes of a request after its headers that are none of its body's
     _within = False  # a request
     _deaf = False  # whatever still comes is thrown away
+    _within_headers = False  # of one
     _header_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -75,7 +78,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._feed(data)
         if asks and not self._is_idle:
-            self._guard.let_wait(cast("MutableMapping[str, Any]", self.scope))
+            self._guard.let_wait(cast("MutableMapping[str, Any]", self.scope), partial(self._written, self.cycle))
+        if self._within_headers and self._header_timer is None and not self._deaf:
+            self._await_headers()
         if self._header_timer is not None and self._header_bytes > MOST_HEADER_BYTES:
             self._refuse(_endless_headers())
         elif self._within and self._header_timer is None:
@@ -102,14 +107,13 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request on a connection that is kept open."""
         super().on_message_begin()
-        self._within = True
-        if self._header_timer is None:
-            self._await_headers()
+        self._within = self._within_headers = True
 
     def on_headers_complete(self) -> None:
         """From here on the application has the time in hand."""
         if self.parser.should_upgrade():
             return  # the parser stops here, and the request begins again
+        self._within_headers = False
         self._headers_done()
         if not self.url.startswith(b"/"):
             self._take_host_of_target()
@@ -166,6 +170,16 @@ class GuardedProtocol(HttpToolsProtocol):
         """Whether every request that has begun is whole and answered."""
         return not self._within and (self.cycle is None or self.cycle.response_complete)
 
+    def _written(self, cycle: RequestResponseCycle, reply: Reply, request_id: str) -> bool:
+        """Write a reply where nothing stands in the way: uvicorn looks at every header once more."""
+        if self.flow.write_paused or reply.closes or not cycle.keep_alive or cycle.disconnected:
+            return False
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        self.transport.write(to_bytes(reply, request_id, self.server_state.default_headers))
+        cycle.on_response()
+        return True
+
     def _send_away(self) -> None:
         self._headers_done()
         self._unset_keepalive_if_required()
@@ -173,7 +187,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _await_headers(self) -> None:
-        self._began, self._header_bytes = time.perf_counter(), 0
+        self._began = time.perf_counter()
         self._header_timer = self.loop.call_later(HEADER_SECONDS, self._too_slow)
 
     def _headers_done(self) -> None:

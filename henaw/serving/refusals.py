@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from http import HTTPStatus
 
 STATUS = {
     "MALFORMED_REQUEST": 400,
@@ -78,14 +77,3 @@ class Refusal(Exception):
 def retry_after(seconds: int) -> tuple[tuple[bytes, bytes], ...]:
     """The header that says when to come again."""
     return ((b"retry-after", str(max(1, seconds)).encode()),)
-
-
-def raw_response(refusal: Refusal, request_id: str) -> bytes:
-    """The whole HTTP response, for what never becomes a request of the application."""
-    body = refusal.body(request_id)
-    more = [*refusal.headers, *([(b"connection", b"close")] if refusal.closes else [])]
-    return (
-        f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\ncache-control: no-store\r\n"
-        "x-content-type-options: nosniff\r\n"
-    ).encode() + b"".join([*(name + b": " + value + b"\r\n" for name, value in more), b"\r\n", body])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -180,20 +180,23 @@ def _column_faults(names: list[str], expected: tuple[str, ...], row: int | None)
 
 def _converted(panel: Panel, columns: dict[str, Sequence[Any]], coverage: float) -> Rows:
     numbers = (*panel.names, "age_years")
-    wrong = [detail for name in numbers for detail in _mistyped(columns[name], name, _NUMBERS, "not_a_number")]
-    wrong += _mistyped(columns["sex"], "sex", _TEXTS, "not_text")
-    if wrong:
+    cells, sexes = [columns[name] for name in numbers], columns["sex"]
+    if not (_NUMBERS.issuperset(map(type, chain.from_iterable(cells))) and _TEXTS.issuperset(map(type, sexes))):
+        wrong = [
+            detail
+            for name, column in zip(numbers, cells, strict=True)
+            for detail in _mistyped(column, name, _NUMBERS, "not_a_number")
+        ]
+        wrong += _mistyped(sexes, "sex", _TEXTS, "not_text")
         raise _mismatch("expected numbers or null, and text or null for sex", sorted(wrong, key=_by_row))
-    values: Array = np.array([columns[name] for name in numbers], dtype=np.float64)
-    if np.isinf(values).any():
+    values: Array = np.array(cells, dtype=np.float64)
+    if np.count_nonzero(np.isinf(values)):
         raise malformed("a number is beyond the range of a double")
-    sex = np.array([_SEX_CODES.get(cell, np.nan) for cell in columns["sex"]], dtype=np.float64)
+    sex = np.array([_SEX_CODES.get(cell, np.nan) for cell in sexes], dtype=np.float64)
     return Rows(np.ascontiguousarray(values[:-1].T), sex, values[-1], coverage)
 
 
 def _mistyped(cells: Sequence[Any], name: str, types: set[type], rule: str) -> list[Detail]:
-    if set(map(type, cells)) <= types:
-        return []
     rows = (row for row, cell in enumerate(cells) if type(cell) not in types)
     return [Detail(row, name, rule) for row in islice(rows, MOST_DETAILS)]
 
