@@ -52,6 +52,14 @@ def output_columns(target: Target) -> tuple[str, ...]:
     return (*number_columns(target), "status", "flags")
 
 
+def example_rows(clock: Clock) -> dict[str, list[Any]]:
+    """Columns of two people who do not exist: everything at the middle of the training people, one marker missing."""
+    middle = ((clock.trained_on.lowest + clock.trained_on.highest) / 2).round(1).tolist()
+    markers = {name: [value, value] for name, value in zip(clock.panel.names, middle, strict=True)}
+    markers[clock.panel.names[0]] = [middle[0], float("nan")]
+    return {**markers, "sex": ["female", "male"], "age_years": [50.0, 50.0]}
+
+
 @dataclass(frozen=True, eq=False)
 class Answers:
     """The answers to n rows, without pandas.

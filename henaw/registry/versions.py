@@ -22,7 +22,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 import henaw
 from henaw.data.panel import Panel
 from henaw.errors import BadInput, EnvironmentProblem, HenawError, NoSuchVersion
-from henaw.model.answers import DEFAULT_COVERAGE, answer, input_columns, number_columns
+from henaw.model.answers import DEFAULT_COVERAGE, answer, example_rows, input_columns, number_columns
 from henaw.model.clock import Clock, Target
 from henaw.model.storage import CLOCK_FOLDER, load_clock
 from henaw.registry.locking import aliases_locked
@@ -90,11 +90,8 @@ def _type_of(column: str) -> DataType:
 
 
 def input_example(clock: Clock) -> pd.DataFrame:
-    """Two people who do not exist: everything at the middle of the training people, and one marker missing."""
-    middle = (clock.trained_on.lowest + clock.trained_on.highest) / 2
-    rows = pd.DataFrame([middle.round(1), middle.round(1)], columns=list(clock.panel.names))
-    rows.iloc[1, 0] = float("nan")
-    return rows.assign(sex=["female", "male"], age_years=[50.0, 50.0])
+    """What a version is tried with."""
+    return pd.DataFrame(example_rows(clock))
 
 
 @store_needed()

@@ -25,7 +25,7 @@ from henaw.serving.comparison import Comparison
 from henaw.serving.endpoints import Endpoints, Route
 from henaw.serving.guard import Guard
 from henaw.serving.keys import Keyring
-from henaw.serving.lifecycle import Lifecycle, Load
+from henaw.serving.lifecycle import Lifecycle, Load, Served
 from henaw.serving.listening import is_loopback
 from henaw.serving.metrics import FOLDER_VARIABLE, Metrics
 from henaw.serving.plan import plan
@@ -112,7 +112,7 @@ def create() -> Guard:
     set_up_logging()
     options = Options(**json.loads(os.environ[OPTIONS_VARIABLE]))
     try:
-        guard, slots = build(options, registry_loader(options.model))
+        guard, slots = build(options, registry_loader(options.model, at_once=False))
     except Exception as error:  # noqa: BLE001 - whatever it is, it would be the same the next time
         _give_up(error)
     guard.opens_when_ready = True  # until then the other workers are asked
@@ -159,15 +159,15 @@ def _leave_after(supervisor: BaseProcess) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def registry_loader(model: str) -> Load:
-    """Loads what ``model`` names from the registry; MLflow is imported when it is first asked."""
+def registry_loader(model: str, *, at_once: bool = True) -> Load:
+    """Loads what ``model`` names from the registry; where nothing is served yet, ``at_once`` as ``newest`` has it."""
 
-    def load(current: int | None) -> object:
+    def load(current: int | None) -> Served | None:
         from henaw.serving.loading import newest
 
-        return newest(model, current)
+        return newest(model, current, at_once=at_once or current is not None)
 
-    return load  # type: ignore[return-value]
+    return load
 
 
 def to_environment(options: Options) -> None:

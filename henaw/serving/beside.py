@@ -26,7 +26,7 @@ from typing import Any
 from henaw import errors
 from henaw.errors import EnvironmentProblem
 from henaw.serving.asgi import Application, Message, Receive, Send
-from henaw.serving.refusals import Refusal, retry_after
+from henaw.serving.refusals import without_mlflow
 
 logger = logging.getLogger(__name__)
 
@@ -34,42 +34,37 @@ ADDRESS_VARIABLE = "HENAW_MLFLOW_SOCKET"
 _PROGRAM = "henaw.serving.mlflow_process"
 _WAITING = 128  # asked and not yet taken
 _PAUSE_SECONDS, _LEAVING_SECONDS = 1.0, 5.0
-_AGAIN_SECONDS = 5
 _TAKEN_SECONDS = 5.0  # a question that the process has not taken up by then holds no slot any longer
 TAKEN = b"\n"
 
 
 @dataclass(frozen=True)
 class Found:
-    """A version that was fetched, verified and loaded by MLflow.
+    """A version that was fetched and verified.
 
     Attributes:
         name, number: of the registered version.
         folder: of its clock.
-        example: a request with its golden rows.
-        answers: MLflow's own to it.
-        registered: those of the day of registration, None where the version has none.
+        registered: its answers to its golden rows of the day of registration, None where the version has none.
     """
 
     name: str
     number: int
     folder: str
-    example: dict[str, Any]
-    answers: list[dict[str, Any]]
     registered: list[dict[str, Any]] | None
 
 
 @contextmanager
-def mlflow_beside(model: str) -> Iterator[None]:
-    """The process until the block ends; ``find`` and ``csv_application`` ask it, also from child processes.
+def mlflow_beside() -> Iterator[None]:
+    """The process until the block ends; ``find``, ``golden`` and ``csv_application`` ask it, also in child processes.
 
-    It begins by finding ``model``, before anybody asks.
+    It begins by importing MLflow, before anybody asks.
     """
     with socket.socket(socket.AF_UNIX) as listening:
         folder = _bound_in_private_folder(listening)
         listening.listen(_WAITING)  # here, so that who asks early waits, and one process after another can answer
         os.environ[ADDRESS_VARIABLE] = str(folder / "socket")
-        keeper = _Keeper(folder, listening, model)
+        keeper = _Keeper(folder, listening)
         try:
             yield
         finally:
@@ -95,8 +90,8 @@ def _bound_in_private_folder(listening: socket.socket) -> Path:
 class _Keeper:
     """Keeps one process running."""
 
-    def __init__(self, folder: Path, listening: socket.socket, model: str) -> None:
-        self._arguments = [sys.executable, "-P", "-m", _PROGRAM, str(folder), str(listening.fileno()), model]
+    def __init__(self, folder: Path, listening: socket.socket) -> None:
+        self._arguments = [sys.executable, "-P", "-m", _PROGRAM, str(folder), str(listening.fileno())]
         self._inherited = (listening.fileno(),)
         self._ending = threading.Event()
         self._process = self._started()
@@ -142,10 +137,26 @@ def find(uri: str, current: int | None) -> Found | None:
         IntegrityError: its files are not those that were registered.
         EnvironmentProblem: the registry does not answer, or the process ended.
     """
+    found = _asked({"ask": "find", "uri": uri, "current": current})
+    return None if found is None else Found(**found)
+
+
+def golden(name: str, number: int) -> list[dict[str, Any]]:
+    """What a version answers to its golden rows when MLflow loads and asks it.
+
+    Raises:
+        BadInput: it is not one of HENAW's.
+        EnvironmentProblem: the registry does not answer, or the process ended.
+    """
+    answers: list[dict[str, Any]] = _asked({"ask": "golden", "name": name, "number": number})
+    return answers
+
+
+def _asked(question: dict[str, Any]) -> Any:
     with socket.socket(socket.AF_UNIX) as client, client.makefile("rwb") as stream:
         try:
             client.connect(os.environ[ADDRESS_VARIABLE])
-            stream.write(head({"ask": "find", "uri": uri, "current": current}))
+            stream.write(head(question))
             stream.flush()
             reply = json.loads(stream.readline())
         except (OSError, ValueError) as error:
@@ -153,7 +164,7 @@ def find(uri: str, current: int | None) -> Found | None:
             raise EnvironmentProblem(said) from None
     if error_name := reply.get("error"):
         raise getattr(errors, error_name, RuntimeError)(reply["message"])
-    return None if reply["found"] is None else Found(**reply["found"])
+    return reply["found"]
 
 
 def csv_application(name: str, number: int) -> Application:
@@ -182,8 +193,7 @@ async def _answered(name: str, number: int, body: bytes) -> tuple[int, bytes]:
             writer.close()
     except (OSError, ValueError, EOFError) as error:
         logger.error("CSV: the process that has MLflow does not answer (%s)", type(error).__name__)
-        said = "CSV cannot be answered now; JSON can"
-        raise Refusal("NOT_READY", said, headers=retry_after(_AGAIN_SECONDS)) from None
+        raise without_mlflow() from None
 
 
 def head(words: dict[str, Any]) -> bytes:

@@ -163,6 +163,7 @@ class Endpoints:
         async def work() -> Scored:
             panel, most = arm.served.clock.panel, self._settings.max_rows
             request.rows = await asyncio.to_thread(check_csv, panel, body, most)
+            await self.lifecycle.require_confirmed()
             try:
                 return await ask_mlflow(arm.served.mlflow_app, body)
             except Exception as error:  # noqa: BLE001 - as above

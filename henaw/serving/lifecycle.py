@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, ParamSpec, TypeVar
 
-from henaw.errors import HenawError, trace_without_text
+from henaw.errors import EnvironmentProblem, HenawError, trace_without_text
 from henaw.model.clock import Clock
 from henaw.serving.asgi import Application
 from henaw.serving.metrics import Metrics
-from henaw.serving.refusals import Refusal, retry_after
+from henaw.serving.refusals import Refusal, retry_after, without_mlflow
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 _CLOSING_SECONDS = 0.3  # requests on connections of before are told that this server leaves
 _START_AGAIN_SECONDS = 5
+_CONFIRMATIONS, _AGAIN_SECONDS = 3, 1.0  # how often MLflow is asked, as its process may end and be started again
+_CONFIRMED_SECONDS = 5.0  # a request that waits longer would hold its slot for too long
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,7 @@ class Served:
         clock: answers JSON.
         mlflow_app: MLflow's own scoring app around the same version, answers CSV.
         openapi: the document that describes it.
+        confirm: raises where MLflow's way does not answer the golden rows as the guard's does; None: it was asked.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Served:
     clock: Clock
     mlflow_app: Application
     openapi: bytes
+    confirm: Callable[[], None] | None = None
 
     @cached_property
     def label(self) -> str:
@@ -72,7 +76,7 @@ class Lifecycle:
         self._reload_seconds, self._drain_seconds = reload_seconds, drain_seconds
         self.phase: Literal["starting", "ready", "draining", "closing"] = "starting"
         self.failure: Exception | None = None
-        self.decided = asyncio.Event()
+        self.decided, self._confirmed = asyncio.Event(), asyncio.Event()
         self.before_ready: Callable[[Served], Awaitable[None]] = _nothing
         self.at_stop: Callable[[], Awaitable[None]] = _nothing
         self.at_closing: Callable[[], None] = lambda: None
@@ -139,10 +143,37 @@ class Lifecycle:
         if self.phase == "starting":
             self.phase = "ready"
         self.decided.set()
+        if not await self._confirmed_by_mlflow(served):
+            return
         while self._reload_seconds:
             await asyncio.sleep(self._reload_seconds)
             await self._reload(served.number)
             served = self._served or served
+
+    async def _confirmed_by_mlflow(self, served: Served) -> bool:
+        """Whether the first version holds in MLflow's hands too: one that does not is not served a moment longer."""
+        if served.confirm is not None:
+            try:
+                await _patiently(served.confirm)
+            except Exception as error:  # noqa: BLE001 - whatever it is, there is nothing to serve
+                self.failure, self.phase, self._served = error, "closing", None
+                self.at_closing()
+                self._stop_server(signal.SIGTERM)
+                return False
+        self._confirmed.set()
+        return True
+
+    async def require_confirmed(self) -> None:
+        """Wait a little for MLflow's way of answering.
+
+        Raises:
+            Refusal: ``NOT_READY``: it is not there yet.
+        """
+        try:
+            async with asyncio.timeout(_CONFIRMED_SECONDS):
+                await self._confirmed.wait()
+        except TimeoutError:
+            raise without_mlflow() from None
 
     async def _reload(self, number: int) -> None:
         try:
@@ -216,6 +247,18 @@ async def unhindered(work: Callable[P, T], *arguments: P.args, **named: P.kwargs
 
     threading.Thread(target=run, name="henaw-load", daemon=True).start()
     return await asyncio.wrap_future(future)
+
+
+async def _patiently(confirm: Callable[[], None]) -> None:
+    for left in reversed(range(_CONFIRMATIONS)):
+        try:
+            await unhindered(confirm)
+            break
+        except EnvironmentProblem as error:
+            if not left:
+                raise
+            logger.warning("%s; it is asked again", error)
+            await asyncio.sleep(_AGAIN_SECONDS)
 
 
 async def _nothing(*_: Served) -> None:

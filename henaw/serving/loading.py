@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from henaw.errors import IntegrityError
-from henaw.model.answers import number_columns
+from henaw.model.answers import example_rows, number_columns
 from henaw.model.clock import Clock
 from henaw.model.storage import load_clock
-from henaw.serving.beside import Found, csv_application, find
+from henaw.serving import beside
+from henaw.serving.beside import Found, csv_application
 from henaw.serving.fast import answer_rows, to_json
 from henaw.serving.lifecycle import Served
 from henaw.serving.openapi import describe
@@ -22,37 +22,59 @@ from henaw.serving.schema import read_rows
 SAME_YEARS = 1e-9  # the two ways to answer, on one machine
 GOLDEN_YEARS = 1e-6  # the same way, on another machine
 
-Find = Callable[[str, int | None], Found | None]
+
+class Mlflow(Protocol):
+    """Who finds versions and has MLflow answer, as ``henaw.serving.beside`` does."""
+
+    def find(self, uri: str, current: int | None) -> Found | None:
+        """The version that ``uri`` names, None where it is ``current``."""
+
+    def golden(self, name: str, number: int) -> list[dict[str, Any]]:
+        """What MLflow's way answers to its golden rows."""
 
 
-def newest(uri: str, current: int | None, ask: Find = find) -> Served | None:
+def newest(uri: str, current: int | None, mlflow: Mlflow = beside, *, at_once: bool = True) -> Served | None:
     """The version that ``uri`` names now; None where it is ``current``.
+
+    Unless ``at_once``, one that answers as it did when it was registered is there before MLflow has loaded it too, and
+    ``Served.confirm`` is what is left to do.
 
     Raises:
         BadInput: no such model, or not one of HENAW's.
         IntegrityError: its files are not those that were registered, or it does not answer as it did then.
         EnvironmentProblem: the registry does not answer.
     """
-    found = ask(uri, current)
+    found = mlflow.find(uri, current)
     if found is None:
         return None
-    clock = load_clock(Path(found.folder))
-    _require_golden(clock, found)
-    document = describe(found.name, found.number, clock)
-    return Served(found.name, found.number, clock, csv_application(found.name, found.number), document)
+    name, number, clock = found.name, found.number, load_clock(Path(found.folder))
+    ours = _answered(clock)
 
-
-def _require_golden(clock: Clock, found: Found) -> None:
-    """The guard's way and MLflow's way give the same answers, and those of the day of registration."""
-    rows = read_rows(clock.panel, found.example, len(found.answers))
-    fast: list[dict[str, Any]] = json.loads(to_json(answer_rows(clock, rows)))["predictions"]
-    answers = [(found.answers, SAME_YEARS)]
-    if found.registered is not None:
-        answers.append((found.registered, GOLDEN_YEARS))
-    for expected, tolerance in answers:
-        if not _same(fast, expected, number_columns(clock.target), tolerance):
+    def require_same(expected: list[dict[str, Any]], tolerance: float) -> None:
+        if not _same(ours, expected, number_columns(clock.target), tolerance):
             said = "does not answer its golden rows as it should; not taken"
-            raise IntegrityError(f"models:/{found.name}/{found.number}: {said}")
+            raise IntegrityError(f"models:/{name}/{number}: {said}")
+
+    def confirm() -> None:
+        require_same(mlflow.golden(name, number), SAME_YEARS)
+
+    if found.registered is not None:
+        require_same(found.registered, GOLDEN_YEARS)
+    waits = at_once or found.registered is None
+    if waits:
+        confirm()
+    document = describe(name, number, clock)
+    return Served(name, number, clock, csv_application(name, number), document, None if waits else confirm)
+
+
+def _answered(clock: Clock) -> list[dict[str, Any]]:
+    """The guard's own answers to the golden rows."""
+    columns = {
+        name: [None if value != value else value for value in cells] for name, cells in example_rows(clock).items()
+    }
+    answers = answer_rows(clock, read_rows(clock.panel, {"inputs": columns}, len(columns["sex"])))
+    found: list[dict[str, Any]] = json.loads(to_json(answers))["predictions"]
+    return found
 
 
 def _same(

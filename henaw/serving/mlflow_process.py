@@ -1,13 +1,13 @@
 """The program that has MLflow, for the workers beside it: finds, verifies and loads versions, and answers CSV.
 
-``python -m henaw.serving.mlflow_process FOLDER DESCRIPTOR MODEL``: files go below FOLDER, which is removed at the end,
-DESCRIPTOR is a socket that listens, and MODEL is what will be asked for first. It ends when its input does, which is
-when the server is gone, however it went.
+``python -m henaw.serving.mlflow_process FOLDER DESCRIPTOR``: files go below FOLDER, which is removed at the end, and
+DESCRIPTOR is a socket that listens. It ends when its input does, which is when the server is gone, however it went.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -16,7 +16,9 @@ import socket
 import sys
 import threading
 from collections import OrderedDict
-from dataclasses import asdict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -35,77 +37,106 @@ _NEVER_SECONDS = "864000"
 _MOST_KEPT = 4  # versions: the one that answers and the one before it, of two models
 
 
+@dataclass
+class _Kept:
+    """A version's verified files, and what MLflow has made of them once that was asked for."""
+
+    folder: Path
+    loaded: tuple[PyFuncModel, Application] | None = None
+
+
 class Versions:
-    """Versions as MLflow loads them, the last few of them kept."""
+    """Versions as MLflow fetches and loads them, the last few of them kept."""
 
     def __init__(self, folder: Path) -> None:
         """Files are fetched below ``folder``."""
         self._folder = folder
-        self._kept: OrderedDict[tuple[str, int], tuple[PyFuncModel, Application, Path]] = OrderedDict()
-        self._access, self._loading = threading.Lock(), threading.Lock()
+        self._kept: OrderedDict[tuple[str, int], _Kept] = OrderedDict()
+        self._access, self._working = threading.Lock(), threading.Lock()
 
     def find(self, uri: str, current: int | None) -> Found | None:
         """As ``henaw.serving.beside.find``."""
+        from mlflow.models import Model
+
         from henaw.model.storage import CLOCK_FOLDER
-        from henaw.registry.versions import GOLDEN, exact_version, input_example
+        from henaw.registry.versions import GOLDEN, exact_version
 
         name, number = exact_version(uri)
         if number == current:
             return None
-        model, _, folder = self._loaded(name, number)
-        example = input_example(model.unwrap_python_model().clock)
-        split = json.loads(example.to_json(orient="split", index=False, double_precision=15))
-        answers = cast("pd.DataFrame", model.predict(example)).to_dict(orient="records")
-        golden = (model.metadata.metadata or {}).get(GOLDEN)
-        return Found(
-            name,
-            number,
-            str(folder / "artifacts" / CLOCK_FOLDER),
-            {"dataframe_split": split},
-            cast("list[dict[str, Any]]", answers),
-            None if golden is None else json.loads(golden),
-        )
+        folder = self._fetched(name, number).folder
+        clock = folder / "artifacts" / CLOCK_FOLDER
+        if not clock.is_dir():
+            raise BadInput(f"models:/{name}/{number}: not a model of HENAW's")
+        registered = (Model.load(str(folder)).metadata or {}).get(GOLDEN)
+        return Found(name, number, str(clock), None if registered is None else json.loads(registered))
+
+    def golden(self, name: str, number: int) -> list[dict[str, Any]]:
+        """As ``henaw.serving.beside.golden``."""
+        from henaw.registry.versions import input_example
+
+        model, _ = self._loaded(name, number)
+        answers = cast("pd.DataFrame", model.predict(input_example(model.unwrap_python_model().clock)))
+        return cast("list[dict[str, Any]]", answers.to_dict(orient="records"))
 
     def application(self, name: str, number: int) -> Application:
         """MLflow's own scoring app around a version."""
         return self._loaded(name, number)[1]
 
-    def _loaded(self, name: str, number: int) -> tuple[PyFuncModel, Application, Path]:
+    def _fetched(self, name: str, number: int) -> _Kept:
         with self._access:
             if (name, number) in self._kept:
                 self._kept.move_to_end((name, number))
                 return self._kept[name, number]
-        with self._loading:  # the versions that are there answer meanwhile
-            loaded = self._kept.get((name, number)) or self._load(name, number)
-            with self._access:
-                self._kept[name, number] = loaded
-                while len(self._kept) > _MOST_KEPT:
-                    shutil.rmtree(self._kept.popitem(last=False)[1][2], ignore_errors=True)
-            return loaded
+        with self._working:  # the versions that are there answer meanwhile
+            return self._kept.get((name, number)) or self._fetch(name, number)
 
-    def _load(self, name: str, number: int) -> tuple[PyFuncModel, Application, Path]:
-        import mlflow
-        from mlflow.exceptions import MlflowException
-        from mlflow.pyfunc import scoring_server
-
+    def _fetch(self, name: str, number: int) -> _Kept:
         from henaw.registry.manifest import fetch_verified
 
-        # the guard's own deadline keeps a slot taken until the work ends; MLflow's would set it free while it goes on
-        os.environ["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = _NEVER_SECONDS
-        folder = fetch_verified(name, number, self._folder / name / str(number))
-        try:
-            model = mlflow.pyfunc.load_model(str(folder))
-            model.unwrap_python_model().clock  # noqa: B018 - only HENAW's models have one
-        except (MlflowException, AttributeError) as error:
-            raise BadInput(f"models:/{name}/{number}: not a model of HENAW's ({type(error).__name__})") from None
-        return model, scoring_server.init(model), folder
+        fetched = _Kept(fetch_verified(name, number, self._folder / name / str(number)))
+        with self._access:
+            self._kept[name, number] = fetched
+            while len(self._kept) > _MOST_KEPT:
+                shutil.rmtree(self._kept.popitem(last=False)[1].folder, ignore_errors=True)
+        return fetched
+
+    def _loaded(self, name: str, number: int) -> tuple[PyFuncModel, Application]:
+        kept = self._fetched(name, number)
+        if kept.loaded is None:
+            with self._working:
+                if kept.loaded is None:
+                    kept.loaded = _load(name, number, kept.folder)
+        return kept.loaded
+
+
+def _load(name: str, number: int, folder: Path) -> tuple[PyFuncModel, Application]:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from mlflow.pyfunc import scoring_server
+
+    # the guard's own deadline keeps a slot taken until the work ends; MLflow's would set it free while it goes on
+    os.environ["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] = _NEVER_SECONDS
+    try:
+        model = mlflow.pyfunc.load_model(str(folder))
+        model.unwrap_python_model().clock  # noqa: B018 - only HENAW's models have one
+    except (MlflowException, AttributeError) as error:
+        raise BadInput(f"models:/{name}/{number}: not a model of HENAW's ({type(error).__name__})") from None
+    application = scoring_server.init(model)
+    if not gc.isenabled():
+        gc.freeze()  # what was imported stays
+        gc.enable()
+    return model, application
 
 
 def answer(versions: Versions, stream: BinaryIO) -> None:
     """Read one question from ``stream`` and write its answer."""
     asked = json.loads(stream.readline())
     if asked["ask"] == "find":
-        stream.write(head(_found(versions, asked["uri"], asked["current"])))
+        stream.write(head(_found(asked["uri"], lambda: _fields(versions.find(asked["uri"], asked["current"])))))
+    elif asked["ask"] == "golden":
+        name, number = asked["name"], asked["number"]
+        stream.write(head(_found(f"models:/{name}/{number}", lambda: versions.golden(name, number))))
     else:
         stream.write(TAKEN)
         stream.flush()
@@ -114,14 +145,17 @@ def answer(versions: Versions, stream: BinaryIO) -> None:
     stream.flush()
 
 
-def _found(versions: Versions, uri: str, current: int | None) -> dict[str, Any]:
+def _fields(found: Found | None) -> dict[str, Any] | None:
+    return None if found is None else asdict(found)
+
+
+def _found(uri: str, find: Callable[[], object]) -> dict[str, Any]:
     try:
-        found = versions.find(uri, current)
+        return {"found": find()}
     except HenawError as error:
         return {"error": type(error).__name__, "message": str(error)}
     except Exception as error:  # noqa: BLE001 - whatever it is, the worker goes on with the version it has
         return {"error": "HenawError", "message": f"{uri} cannot be loaded: {trace_without_text(error)}"}
-    return {"found": None if found is None else asdict(found)}
 
 
 def _scored(versions: Versions, name: str, number: int, body: bytes) -> tuple[int, bytes]:
@@ -183,16 +217,24 @@ def _accept(versions: Versions, listening: socket.socket) -> None:
         threading.Thread(target=_attend, args=(versions, client), daemon=True).start()
 
 
-def main(folder: Path, descriptor: int, model: str) -> None:
+def _import_and_accept(versions: Versions, listening: socket.socket) -> None:
+    """One thread imports, as MLflow does not bear two; who asks early waits in the queue of the socket."""
+    with suppress(Exception):  # raised again, and answered, where it is asked for
+        import henaw.registry.manifest
+        import henaw.registry.versions  # noqa: F401
+    _accept(versions, listening)
+
+
+def main(folder: Path, descriptor: int) -> None:
     """Answer until the input ends."""
+    gc.disable()  # a third of the time that imports take is spent looking for garbage among what stays
     set_up_logging()
     versions, listening = Versions(folder), socket.socket(fileno=descriptor)
-    threading.Thread(target=_accept, args=(versions, listening), daemon=True).start()
-    threading.Thread(target=_found, args=(versions, model, None), daemon=True).start()  # workers start meanwhile
+    threading.Thread(target=_import_and_accept, args=(versions, listening), daemon=True).start()
     sys.stdin.buffer.read()
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)  # threads that still work for nobody are not waited for
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), int(sys.argv[2]))

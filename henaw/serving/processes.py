@@ -43,7 +43,7 @@ def run(config: Config, model: str, host: str, port: int, bound: socket.socket) 
 
 
 def _serve_here(options: Options, bound: socket.socket) -> int:
-    guard, slots = build(options, registry_loader(options.model))
+    guard, slots = build(options, registry_loader(options.model, at_once=False))
     guard.lifecycle.at_closing = partial(let_nobody_in, bound)
     before = signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when all is done: exit 0
     try:

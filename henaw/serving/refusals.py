@@ -24,6 +24,7 @@ STATUS = {
     "DEADLINE_EXCEEDED": 504,
 }
 MOST_DETAILS, MOST_BYTES = 20, 4096
+_MLFLOW_AGAIN_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class Refusal(Exception):
             if len(text) <= MOST_BYTES or not details:
                 return text
             details.pop()
+
+
+def without_mlflow() -> Refusal:
+    """The refusal of what only MLflow answers, while it does not."""
+    return Refusal("NOT_READY", "CSV cannot be answered now; JSON can", headers=retry_after(_MLFLOW_AGAIN_SECONDS))
 
 
 def retry_after(seconds: int) -> tuple[tuple[bytes, bytes], ...]:

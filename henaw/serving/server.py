@@ -38,7 +38,7 @@ def serve(config: Config, model: str, host: str, port: int) -> None:
     bound = bind(host, port)
     where = f"{'http' if config.serving.tls_certificate is None else 'https'}://{shown(host)}:{bound.getsockname()[1]}"
     logger.info("serving %s on %s, %d worker(s)", model, where, config.serving.workers)
-    with bound, mlflow_beside(model):
+    with bound, mlflow_beside():
         from henaw.serving.processes import run  # it takes as long as MLflow's process takes to start
 
         left_behind = run(config, model, host, port, bound)

@@ -16,14 +16,14 @@ from tests.serving.guarded import TRYING, served
 HEADER_SECONDS = 0.5
 
 
-def loader(model: str) -> Callable[[int | None], Served | None]:
+def loader(model: str, *, at_once: bool = True) -> Callable[[int | None], Served | None]:
     clock = blood_clock(target="mortality") if "mortality" in model else TRYING
     return lambda current: served(clock=clock) if current is None else None
 
 
 if __name__ == "__main__":
     processes.registry_loader = loader  # type: ignore[assignment]
-    server.mlflow_beside = lambda _: nullcontext()  # type: ignore[assignment]
+    server.mlflow_beside = nullcontext  # type: ignore[assignment]
     protocol.HEADER_SECONDS = HEADER_SECONDS
     host, port, overrides = sys.argv[1:]
     config = load_config("default", "", overrides)

@@ -24,7 +24,8 @@ from henaw.serving.refusals import Refusal
 from tests.conftest import REPOSITORY
 from tests.serving.guarded import SECRET
 
-FOUND = Found("henaw", 3, "/nowhere/clock", {"dataframe_split": {}}, [{"flags": "é", "risk": None}], None)
+GOLDEN: list[dict[str, Any]] = [{"flags": "é", "risk": None}]
+FOUND = Found("henaw", 3, "/nowhere/clock", GOLDEN)
 REPLY = '{"predictions": [{"status": "ok", "flags": "é"}]}'.encode()
 
 
@@ -41,6 +42,11 @@ class Standing:
             if uri == error.__name__:
                 raise error(f"said by {uri}")
         return None if current == FOUND.number else FOUND
+
+    def golden(self, name: str, number: int) -> list[dict[str, Any]]:
+        if number != 3:
+            raise BadInput("said by golden")
+        return GOLDEN
 
     def application(self, name: str, number: int) -> Application:
         assert (name, number) == ("henaw", 3)
@@ -80,6 +86,12 @@ def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Standi
 def test_a_version_is_found_as_it_was_sent(standing: Standing) -> None:
     assert beside.find("models:/henaw@champion", None) == FOUND
     assert beside.find("models:/henaw@champion", 3) is None
+
+
+def test_golden_answers_come_as_they_were_sent(standing: Standing) -> None:
+    assert beside.golden("henaw", 3) == GOLDEN
+    with pytest.raises(BadInput, match="said by golden"):
+        beside.golden("henaw", 4)
 
 
 @pytest.mark.parametrize("error", [BadInput, NoSuchVersion, EnvironmentProblem])
@@ -125,7 +137,7 @@ def test_the_process_is_started_again_and_ends_with_the_block(tmp_path: Path, mo
     (tmp_path / "json.py").write_text("raise SystemExit(1)")  # what lies where it is started is not imported
     monkeypatch.setattr(beside, "_PROGRAM", "tests.serving.short_lived")
     monkeypatch.setattr(beside, "_PAUSE_SECONDS", 0.01)
-    with beside.mlflow_beside(uri):
+    with beside.mlflow_beside():
         assert beside.find(uri, None) == FOUND
         assert beside.find(uri, None) == FOUND  # from the next process: each answers once
     assert beside.ADDRESS_VARIABLE not in os.environ
@@ -149,6 +161,6 @@ def test_a_folder_where_no_socket_can_be_is_said(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / folder))
     if folder != "none":
         (tmp_path / folder).mkdir()
-    with pytest.raises(EnvironmentProblem, match="TMPDIR"), beside.mlflow_beside("models:/henaw@champion"):
+    with pytest.raises(EnvironmentProblem, match="TMPDIR"), beside.mlflow_beside():
         pass
     assert not list(tmp_path.glob("*/*")), "nothing is left behind"

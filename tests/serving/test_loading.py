@@ -13,6 +13,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import psutil
@@ -47,7 +48,7 @@ URI = "models:/henaw@champion"
 def newest(current: int | None) -> Served | None:
     """The champion, found by MLflow in this process."""
     with tempfile.TemporaryDirectory() as folder:
-        return loading.newest(URI, current, Versions(Path(folder)).find)
+        return loading.newest(URI, current, Versions(Path(folder)))
 
 
 def test_the_champion_is_loaded_once_and_again_when_the_alias_moves(store: Path) -> None:
@@ -77,6 +78,37 @@ def test_a_version_that_answers_otherwise_than_when_it_was_registered_is_not_tak
     monkeypatch.setattr(loading, "answer_rows", lying)
     with pytest.raises(IntegrityError, match="golden rows"):
         newest(None)
+
+
+def test_a_version_that_mlflow_answers_otherwise_is_not_confirmed(store: Path) -> None:
+    class Lying(Versions):
+        off = 0.0
+
+        def golden(self, name: str, number: int) -> list[dict[str, Any]]:
+            answers = super().golden(name, number)
+            return [row | {"lower_years": row["lower_years"] + self.off} for row in answers]
+
+    with tempfile.TemporaryDirectory() as folder:
+        mlflows = Lying(Path(folder))
+        first = loading.newest(URI, None, mlflows, at_once=False)
+        assert first is not None
+        assert first.confirm is not None
+        first.confirm()
+        mlflows.off = 1e-8
+        with pytest.raises(IntegrityError, match="golden rows"):
+            first.confirm()
+        with pytest.raises(IntegrityError, match="golden rows"):
+            loading.newest(URI, None, mlflows)
+
+
+def test_a_version_without_answers_of_its_day_of_registration_waits_for_mlflow(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "GOLDEN", "no_such_key")
+    with tempfile.TemporaryDirectory() as folder:
+        first = loading.newest(URI, None, Versions(Path(folder)), at_once=False)
+    assert first is not None
+    assert first.confirm is None
 
 
 @pytest.mark.slow
