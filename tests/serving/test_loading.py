@@ -21,6 +21,7 @@ import pytest
 from mlflow import MlflowClient
 
 from henaw.errors import IntegrityError
+from henaw.registry import versions
 from henaw.serving import loading
 from henaw.serving.lifecycle import Served
 from henaw.serving.mlflow_process import Versions
