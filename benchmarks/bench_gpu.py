@@ -65,7 +65,7 @@ def _measured(device: torch.device) -> Section:
         section.add(table(COLUMNS, [each.row(scale.people) for each in found]))
         settled = auto.batch_size, auto.precision, auto.compiled
         [ours] = [each for each in found if (each.batch_size, each.precision, each.compiled) == settled]
-        section.add(_limit_text(ours, limits(device, ours.batch_size, scale.people)))
+        section.add(_limit_text(ours, limits(device, ours, scale.people)))
         bars = []
         for bar in _bars(scale, device, data, ours):
             print(*bar.row[:4], sep=" | ", file=sys.stderr, flush=True)
@@ -96,8 +96,8 @@ def _epoch_bar(ours: Timed, count: int) -> Bar:
 def _limit_text(ours: Timed, limit: Limits) -> str:
     bound, name = max((limit.products, "products"), (limit.memory, "memory"))
     return (
-        f"The bare products of this epoch take {limit.products:.3f} s in fp32 by themselves; its least traffic "
-        f"would take {limit.memory:.3f} s at the {limit.bytes_a_second / 1e9:,.0f} GB/s that a copy reaches "
+        f"The bare products of this epoch take {limit.products:.3f} s in {ours.precision} by themselves; its least "
+        f"traffic would take {limit.memory:.3f} s at the {limit.bytes_a_second / 1e9:,.0f} GB/s that a copy reaches "
         f"here. The epoch is at {bound / ours.seconds:.0%} of the limit of the {name}."
     )
 

@@ -114,7 +114,7 @@ class Limits:
 
     Attributes:
         bytes_a_second: of a copy within its memory, read and written.
-        products: seconds of the bare products of an epoch, fp32.
+        products: seconds of the bare products of an epoch, in its precision.
         memory: seconds of the least traffic of an epoch at that speed.
     """
 
@@ -123,16 +123,17 @@ class Limits:
     memory: float
 
 
-def limits(device: torch.device, batch_size: int, count: int) -> Limits:
+def limits(device: torch.device, ours: Timed, count: int) -> Limits:
     """The products of a step alone, and its least traffic: operands and results of products, AdamW's passes, once."""
+    batch_size, dtype = ours.batch_size, torch.bfloat16 if ours.precision == "bf16" else torch.float32
     shape = network(_settings(batch_size, device), device).shape
     widths = (shape.inputs, *shape.hidden, shape.head.outputs)
     work, traffic = [], 0
     for layer, (before, after) in enumerate(pairwise(widths)):
         sizes = ((batch_size, before), (before, after), (batch_size, after))
-        x, w, g = (torch.randn(shape.members, *size, device=device) for size in sizes)
+        x, w, g = (torch.randn(shape.members, *size, device=device, dtype=dtype) for size in sizes)
         work += [(x, w), (x.mT, g), *([(g, w.mT)] if layer else [])]
-        traffic += 4 * (x.numel() + w.numel() + g.numel()) * (3 if layer else 2)
+        traffic += dtype.itemsize * (x.numel() + w.numel() + g.numel()) * (3 if layer else 2)
         traffic += FOR_EVERY_PARAMETER * w.numel()
     block = torch.empty(1 << (28 if device.type == "cuda" else 24), device=device)
     other = torch.empty_like(block)

@@ -10,7 +10,7 @@ from henaw.config import Config
 from henaw.data.panel import Panel
 from henaw.training.device import choose_device
 from henaw.training.failures import MemoryExhausted, is_out_of_memory
-from henaw.training.fit import fit_pack
+from henaw.training.fit import fit_clock, fit_pack
 from henaw.training.speed import settled
 from henaw.training.telemetry import Events
 from henaw.tuning.objective import StudyPeople
@@ -67,9 +67,12 @@ def seconds_an_epoch(config: Config, panel: Panel, people: StudyPeople, size: in
     some = people.train.head(_BATCHES * training.people_in_batch)
     few = people.calibration.head(training.people_in_batch)
     clock = _Clock()
-    for _, fitted in fit_pack(some, few, panel, [quick] * size, [Events()] * (size - 1) + [clock]):
-        if isinstance(fitted, Exception):
-            raise fitted
+    if size == 1:  # which is recorded on a GPU, as a pack is not
+        fit_clock(some, few, panel, quick, clock)
+    else:
+        for _, fitted in fit_pack(some, few, panel, [quick] * size, [Events()] * (size - 1) + [clock]):
+            if isinstance(fitted, Exception):
+                raise fitted
     return (clock.times[-1] - clock.times[0]) / (len(clock.times) - 1) / size
 
 
