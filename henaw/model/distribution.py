@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from henaw.errors import BadInput
+from henaw.model import ensemble
 from henaw.model.calibration import Calibration
 from henaw.model.ensemble import blocks
 from henaw.model.heads import Head
@@ -111,7 +112,7 @@ class EnsembleDistribution:
         for band in sorted(set(self._bands.tolist())):
             rows = np.flatnonzero(self._bands == band)
             scores = self.calibration.network_scores(band, z)
-            for block in blocks(len(rows)):
+            for block in blocks(len(rows), ensemble.QUANTILE_ROWS):
                 chosen = rows[block]
                 yield chosen, self.head.quantiles(self.outputs[:, chosen], scores, self.age[chosen])
 

@@ -15,6 +15,7 @@ Array = NDArray[np.float64]
 
 AGE_CENTER, AGE_SCALE = 50.0, 17.0  # years; where age is an input it is standardized so, whatever the cohort
 BLOCK_ROWS = 256  # what is worked on at once stays in the processor's cache, and memory is bounded
+QUANTILE_ROWS = 64  # as all members' quantiles take more room than a layer of one
 _STACKED_ROWS = 32  # so few rows go through all members at once: more calls would cost more than the sums
 
 
@@ -52,10 +53,11 @@ def network_inputs(scaled: Array, present: Array, sex: Array, age: Array | None)
     return np.concatenate(columns, axis=1)
 
 
-def blocks(rows: int) -> Iterator[slice]:
-    """Slices of at most ``BLOCK_ROWS`` that cover ``rows`` rows."""
-    for start in range(0, rows, BLOCK_ROWS):
-        yield slice(start, min(start + BLOCK_ROWS, rows))
+def blocks(rows: int, most: int | None = None) -> Iterator[slice]:
+    """Slices of at most ``most`` rows, ``BLOCK_ROWS`` where none is said, that cover ``rows`` rows."""
+    size = most or BLOCK_ROWS
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))
 
 
 def forward(shape: EnsembleShape, parameters: Mapping[str, Array], inputs: Array) -> Array:

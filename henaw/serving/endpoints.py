@@ -13,9 +13,9 @@ from henaw.serving.asgi import TEXT, Reply, Request
 from henaw.serving.bodies import read_body
 from henaw.serving.comparison import Arm, Comparison
 from henaw.serving.csv_rows import Scored, ask_mlflow, check_csv
-from henaw.serving.fast import answer_rows, to_json
 from henaw.serving.lifecycle import Lifecycle, Served
 from henaw.serving.metrics import Metrics
+from henaw.serving.parts import helpers_for, score
 from henaw.serving.rates import Rates
 from henaw.serving.refusals import Refusal, retry_after
 from henaw.serving.schema import read_rows
@@ -66,7 +66,7 @@ class Endpoints:
         """``mlflow_version`` is what ``/version`` says, as MLflow does."""
         self.lifecycle, self.slots, self.figures = lifecycle, slots, figures
         self._settings, self._rates, self._mlflow_version = settings, rates, mlflow_version
-        self._comparison = comparison
+        self._comparison, self._helpers = comparison, helpers_for(settings.workers)
         self._bodies = 0
 
     def routes(self) -> Mapping[str, Route]:
@@ -151,13 +151,7 @@ class Endpoints:
             raise Refusal("TOO_LARGE", f"expected at most {most} rows a request")
         rows = read_rows(served.clock.panel, decode_object(body), most)
         request.rows = len(rows)
-        answers = answer_rows(served.clock, rows)
-        return Scored(
-            to_json(answers),
-            answers.status,
-            answers.flags,
-            lambda: answers.numbers["age_gap_years"][~answers.abstains],
-        )
+        return score(served.clock, rows, self._helpers)
 
     async def _answer_csv(self, arm: Arm, request: Request, body: bytes) -> Scored:
         async def work() -> Scored:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -18,11 +19,21 @@ def answer_rows(clock: Clock, rows: Rows) -> Answers:
 
 
 def to_json(answers: Answers) -> bytes:
-    """``{"predictions": [{column: value}, …]}``; a row that abstains has null for every number.
+    """A reply: ``{"predictions": [{column: value}, …]}``; a row that abstains has null for every number.
 
     Raises:
         ValueError: a number is not finite; strict JSON has no word for it.
     """
+    return in_reply([rows_as_json(answers)])
+
+
+def in_reply(rows: Sequence[str]) -> bytes:
+    """A reply of what ``rows_as_json`` says."""
+    return f'{{"predictions": [{", ".join(rows)}]}}'.encode()
+
+
+def rows_as_json(answers: Answers) -> str:
+    """The rows of a reply, as in ``to_json``, which raises the same."""
     numbers = np.array(list(answers.numbers.values()))
     if np.count_nonzero(np.isfinite(numbers)) < numbers.size:
         raise ValueError("an answer is not finite")
@@ -32,7 +43,7 @@ def to_json(answers: Answers) -> bytes:
         columns = [["null" if no else value for value, no in zip(values, refused, strict=True)] for values in columns]
     texts = [map(_quoted, values) for values in (answers.status, answers.flags)]
     row = _row(tuple(answers.numbers))
-    return f'{{"predictions": [{", ".join([row % cells for cells in zip(*columns, *texts, strict=True)])}]}}'.encode()
+    return ", ".join([row % cells for cells in zip(*columns, *texts, strict=True)])
 
 
 @lru_cache

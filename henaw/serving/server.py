@@ -28,6 +28,7 @@ def serve(config: Config, model: str, host: str, port: int) -> None:
         EnvironmentProblem: the port is taken, or the registry does not answer.
     """
     settle_environment()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of a matrix product: what is to be shared is shared by rows
     _quiet_uvicorn()
     _require_keys(config, host)
     _require_tls_files(config.serving)

@@ -175,11 +175,11 @@ def test_members_medians_are_their_nodes_in_the_middle_and_average_to_the_median
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_a_person_alone_and_in_a_batch_are_the_same(calibrated: bool) -> None:
     """Across the boundary of blocks, too."""
-    people = ensemble.BLOCK_ROWS + 10
+    people = ensemble.QUANTILE_ROWS + 20
     together = people_of(BOUNDED, people, calibrated=calibrated)
     whole = summary(together)
     assert np.isfinite(whole).all()
-    for row in (0, 17, ensemble.BLOCK_ROWS - 1, ensemble.BLOCK_ROWS, people - 1):
+    for row in (0, 17, ensemble.QUANTILE_ROWS - 1, ensemble.QUANTILE_ROWS, people - 1):
         np.testing.assert_allclose(summary(chosen(together, [row]))[0], whole[row], rtol=0, atol=1e-9)
 
 
@@ -189,7 +189,7 @@ def test_blocks_do_not_matter(block: int, people: int, calibrated: bool) -> None
     distribution = people_of(BOUNDED, people, calibrated=calibrated)
     expected = summary(distribution)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ensemble, "BLOCK_ROWS", block)
+        patch.setattr(ensemble, "QUANTILE_ROWS", block)
         found = summary(replace(distribution))
     assert expected.shape[0] == people
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
