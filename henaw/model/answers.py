@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from henaw.data.panel import Panel
-from henaw.errors import BadInput
-from henaw.model.clock import RISK_YEARS, SEXES, Clock, Target
+from henaw.model.clock import RISK_YEARS, Clock, Target
 from henaw.model.distribution import central_levels
 from henaw.model.ensemble import AGE_CENTER
 
@@ -97,16 +95,11 @@ def answer(clock: Clock, rows: pd.DataFrame, coverage: float, *, quantiles: bool
     Raises:
         BadInput: a column is missing, repeated or not numeric, or ``coverage`` is impossible.
     """
-    import pandas as pd
+    from henaw.model.frames import arrays_of, frame_of
 
     central_levels(coverage)  # an impossible coverage is refused whatever the rows
-    answers = answer_arrays(clock, *_arrays(clock.panel, rows), coverage, quantiles=quantiles)
-    columns: dict[str, Any] = dict(answers.numbers)
-    if answers.abstains.any():
-        columns = {name: np.where(answers.abstains, None, values.astype(object)) for name, values in columns.items()}
-    texts = {name: np.array(getattr(answers, name), dtype=object) for name in ("status", "flags")}
-    ordered = {name: (columns | texts)[name] for name in (*output_columns(clock.target), *columns)}
-    return pd.DataFrame(ordered, index=rows.index)
+    answers = answer_arrays(clock, *arrays_of(clock.panel, rows), coverage, quantiles=quantiles)
+    return frame_of(answers, output_columns(clock.target), rows.index)
 
 
 def answer_arrays(
@@ -159,44 +152,6 @@ def answer_arrays(
     if quantiles:
         columns.update(zip(QUANTILE_COLUMNS, distribution.quantiles(QUANTILE_LEVELS).T, strict=True))
     return Answers(columns, abstains, status, flags)
-
-
-def _arrays(panel: Panel, rows: pd.DataFrame) -> tuple[Array, Array, Array]:
-    """Biomarkers (n, m), sex code (n,) and age (n,) as float64, NaN = missing or unusable."""
-    columns = rows.columns.tolist()
-    if missing := [name for name in input_columns(panel) if name not in columns]:
-        raise BadInput(f"columns missing: {', '.join(missing)}; expected {', '.join(input_columns(panel))}")
-    if repeated := [name for name in input_columns(panel) if columns.count(name) > 1]:
-        raise BadInput(f"columns more than once: {', '.join(repeated)}; expected each once")
-    biomarkers = np.empty((len(rows), len(panel.names)))
-    for position, name in enumerate(panel.names):
-        biomarkers[:, position] = _numbers(rows[name], name)
-    codes = {sex: float(code) for code, sex in enumerate(SEXES)}
-    sex = np.array([codes.get(value, np.nan) if isinstance(value, str) else np.nan for value in rows["sex"].tolist()])
-    return biomarkers, sex.astype(np.float64), _numbers(rows["age_years"], "age_years")
-
-
-def _numbers(column: pd.Series[Any], name: str) -> Array:
-    """``column`` as float64; what pandas would turn into a number (text, true/false, dates) is refused."""
-    if column.dtype == np.float64:  # as MLflow hands columns over: not worth half a millisecond of questions
-        return column.to_numpy()
-    from pandas.api import types as kinds
-
-    seen = column.dropna()
-    if kinds.is_bool_dtype(column) or any(isinstance(value, bool | np.bool_) for value in _objects(seen)):
-        raise BadInput(f"column {name}: expected numbers, found true/false")
-    if len(seen) and not kinds.is_any_real_numeric_dtype(column) and not kinds.is_object_dtype(column):
-        raise BadInput(f"column {name}: expected numbers, found {column.dtype}")
-    if not all(isinstance(value, Number) for value in _objects(seen)):
-        raise BadInput(f"column {name}: expected numbers, found text")
-    try:
-        return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, OverflowError):
-        raise BadInput(f"column {name}: expected numbers that fit a double") from None
-
-
-def _objects(column: pd.Series[Any]) -> list[Any]:
-    return column.tolist() if column.dtype == object else []
 
 
 _ABSTAIN = ("sex_missing_or_unknown", "age_missing", "age_implausible", "too_many_missing")

@@ -106,7 +106,8 @@ class EnsembleDistribution:
     def _members(self, z: Array) -> Iterator[tuple[Positions, Array]]:
         """Row positions (b,) and members' calibrated quantiles (K, b, q) at scores ``z`` (q,), block by block."""
         if len(self) == 1:  # what serving is asked most: nothing to choose from
-            scores = self.calibration.network_scores(int(self._bands[0]), z)
+            band = self.calibration.bands(barycenter(self.head.medians(self.outputs, self.age)))
+            scores = self.calibration.network_scores(int(band[0]), z)
             yield slice(None), self.head.quantiles(self.outputs, scores, self.age)
             return
         for band in sorted(set(self._bands.tolist())):

@@ -99,8 +99,11 @@ class FeatureScaling:
         """
         present = np.isfinite(features)
         with np.errstate(over="ignore"):  # what overflows is clipped all the same
-            scaled = np.where(present, (features - self.center) / self.scale, 0.0)
-            np.minimum(np.maximum(scaled, -CLIP, out=scaled), CLIP, out=scaled)
+            scaled = features - self.center
+            scaled /= self.scale
+        np.minimum(np.maximum(scaled, -CLIP, out=scaled), CLIP, out=scaled)
+        if np.count_nonzero(present) < present.size:
+            scaled[~present] = 0.0
         return scaled, present.astype(np.float64)
 
 

@@ -48,13 +48,13 @@ def barycenter_moments(quantiles: Array, weights: Array | None = None) -> Moment
 
 def moments_around(center: Array, quantiles: Array, weights: Array | None = None) -> Moments:
     """As ``barycenter_moments``, where the barycenter ``center`` (n, nodes) is known already."""
-    mean = center @ NODE_WEIGHTS
+    mean = center.dot(NODE_WEIGHTS)
     squared = quantiles - center
     squared *= squared
     spread = center - mean[:, None]
     spread *= spread
     return Moments(
         mean=mean,
-        sd=np.sqrt(spread @ NODE_WEIGHTS),
-        disagreement=np.sqrt(barycenter(squared @ NODE_WEIGHTS, weights)),
+        sd=np.sqrt(spread.dot(NODE_WEIGHTS)),
+        disagreement=np.sqrt(barycenter(squared.dot(NODE_WEIGHTS), weights)),
     )

@@ -45,6 +45,21 @@ class Unanswered(MlflowException):
         """Ignore what the scoring server would say: it begins with the caller's rows."""
 
 
+class Answered(pd.DataFrame):
+    """A frame that gives its records at once, where pandas goes from column to column: they are all the server asks."""
+
+    @property
+    def _constructor(self) -> type[pd.DataFrame]:
+        return pd.DataFrame
+
+    def to_dict(self, orient: Any = "dict", **options: Any) -> Any:
+        """As pandas does."""
+        if orient != "records" or options:
+            return super().to_dict(orient, **options)
+        names = self.columns.tolist()
+        return [dict(zip(names, row, strict=True)) for row in self.to_numpy(dtype=object).tolist()]
+
+
 class ScoringModel(PythonModel):
     """Answers rows of biomarkers with biological ages."""
 
@@ -63,7 +78,7 @@ class ScoringModel(PythonModel):
             Unanswered: whatever goes wrong.
         """
         try:
-            return answer(self.clock, model_input, _coverage(params or {}))
+            return Answered(answer(self.clock, model_input, _coverage(params or {})))
         except BadInput as error:
             raise Unanswered(str(error), INVALID_PARAMETER_VALUE) from None
         except Exception as error:  # noqa: BLE001 - its text may hold a row
