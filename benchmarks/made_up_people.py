@@ -31,7 +31,7 @@ def people(count: int, seed: int, device: torch.device) -> TrainingData:
         "targets": age.clamp(20, 79),
         "dependence": dependence,
     }
-    return TrainingData(**{name: values.to(device) for name, values in parts.items()})
+    return TrainingData(**parts).to(device)
 
 
 def network(

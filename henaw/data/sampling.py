@@ -27,6 +27,7 @@ _INDEX_BITS, _RANDOM_BITS = (
     24,
     31,
 )  # the rest of 63 bits is the group's: a sort then puts people in random order by group
+_IN_CACHE = 1 << 21  # keys that a processor sorts in half the time that it takes for each of four times as many
 _MOST_PEOPLE, _MOST_GROUPS = 1 << _INDEX_BITS, 1 << (63 - _INDEX_BITS - _RANDOM_BITS)
 _STEP, _FIRST, _SECOND = (
     -0x61C8864680B583EB,
@@ -97,10 +98,12 @@ class AgeSampler:
     def epoch(self, epoch: int, at_once: int = 0) -> Tensor:
         """Everybody's positions in the order of ``epoch``, (K, n): a function of seed and epoch alone.
 
-        That of ``at_once`` members is worked out at a time, which bounds the memory for it; 0 = of all.
+        That of ``at_once`` members is worked out at a time at most, which bounds the memory for it; 0 = of all.
         """
         streams = [_stream(self.place.seed, epoch, member) for member in range(self._members)]
         at_once = at_once or self._members
+        if self._people.device.type == "cpu":
+            at_once = min(at_once, max(1, _IN_CACHE // len(self._people)))
         if at_once >= self._members:
             return self._orders(streams)
         order = self._people.new_empty(self._members, len(self._people))

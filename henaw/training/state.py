@@ -14,7 +14,7 @@ from torch import Tensor
 from henaw.data.files import digest_values
 from henaw.model.network import EnsembleNetwork
 from henaw.settings import Training
-from henaw.training.batches import TrainingData
+from henaw.training.batches import PARTS, TrainingData
 from henaw.training.checkpoint import Contents
 from henaw.training.clipping import StepFigures
 from henaw.training.history import PlainRow, Row, plain
@@ -199,7 +199,7 @@ def _dotted(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 def _digest(data: TrainingData) -> str:
     """BLAKE2b of all that the tensors hold."""
     parts = {
-        name: hashlib.blake2b(values.cpu().contiguous().numpy(), digest_size=32).hexdigest()
-        for name, values in vars(data).items()
+        name: hashlib.blake2b(getattr(data, name).cpu().contiguous().numpy(), digest_size=32).hexdigest()
+        for name in PARTS
     }
     return digest_values(parts)

@@ -6,7 +6,7 @@ whatever starts processes as ``torchrun`` does can start them.
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from henaw.model.losses import training_loss, weighted_loss
 from henaw.model.network import EnsembleNetwork
 from henaw.model.storage import describe_shape, read_shape
 from henaw.settings import Training
-from henaw.training.batches import TrainingData
+from henaw.training.batches import PARTS, TrainingData
 from henaw.training.checkpoints import Checkpoints
 from henaw.training.device import available_cores, choose_device, use_threads
 from henaw.training.gathering import DistantCheckpoints, GatheringCheckpoints
@@ -42,8 +42,6 @@ from henaw.training.speed import resolved
 from henaw.training.state import fingerprint
 from henaw.training.telemetry import Events, Listeners
 from henaw.training.trainer import train
-
-PARTS = [field.name for field in fields(TrainingData)]
 
 
 def train_together(
@@ -181,7 +179,7 @@ class _Work:
             network = self.whole
             if isinstance(self.share, MemberShare):
                 network = SomeMembers(self.whole, self.share.own)
-            data = [TrainingData(*(getattr(part, name).to(device) for name in PARTS)) for part in self.data]
+            data = [part.to(device) for part in self.data]
             return network.to(device), data
 
         work = Halving(1, self.events)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from henaw.model.losses import crps_loss
 from henaw.training import work
-from henaw.training.batches import Disturbance, LogicalBatch, TrainingData
+from henaw.training.batches import Disturbance, LogicalBatch
 from henaw.training.checkpoints import Checkpoints
 from henaw.training.shares import _OfMembers
 from henaw.training.telemetry import Events, OutOfMemory
@@ -113,10 +112,6 @@ def test_where_nothing_can_be_recorded_it_is_done_as_it_comes(
 # --- on a GPU --------------------------------------------------------------------------------------------------------
 
 
-def on_gpu(data: TrainingData) -> TrainingData:
-    return replace(data, **{name: values.cuda() for name, values in vars(data).items()})
-
-
 def gpu_run(
     overrides: str, dropout: float = 0.0, events: Events | None = None, folder: Path | None = None
 ) -> tuple[Any, dict[str, Any]]:
@@ -125,7 +120,7 @@ def gpu_run(
     made = network(dropout).cuda()
     loss = crps_loss(GAUSSIAN, torch.device("cuda"))
     checkpoints = Checkpoints(folder, settings) if folder else None
-    data = on_gpu(people()), on_gpu(people(60, 1))
+    data = (each.to(torch.device("cuda")) for each in (people(), people(60, 1)))
     history = train(made, loss, *data, settings, 0, events or Events(), checkpoints)
     return history, made.arrays()
 
