@@ -5,7 +5,7 @@
 The default network is trained twice a pair: with all that a run logs (curves, system metrics) into a store in SQLite,
 the dearest, as its work is done in this process; and with nothing. The cost is the median of the pairs' ratios, of wall
 time and of the process's CPU time, in which the thread that writes counts in full. Bars: 3 % of the wall time, 1 ms a
-batch. Few epochs cost more than their share, as a curve has up to 500 points however short the run is.
+batch. Few epochs cost more than their share, as a curve has up to 320 points however short the run is.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from henaw.training.telemetry import Events, OutOfMemory
 
 logger = logging.getLogger(__name__)
 
-STEP_POINTS = 500  # most points of a curve by step: of a longer run, every second, third … step is written
+STEP_POINTS = 320  # most points of a curve by step, as in a chart of MLflow: of a longer run every second … is written
 MIB = 1 << 20
 _EVENTS = "out_of_memory_events"
 
