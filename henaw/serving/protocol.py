@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import struct
 import time
 from collections.abc import MutableMapping
 from functools import partial
@@ -18,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from henaw.serving.asgi import Reply, to_bytes
 from henaw.serving.bodies import REFUSED
+from henaw.serving.raw_requests import asks_for_an_answer, named_by_target, without_offer
 from henaw.serving.refusals import Refusal
 from henaw.serving.slots import overloaded
 
@@ -26,15 +29,12 @@ if TYPE_CHECKING:
 
 MOST_HEADER_BYTES = 1 << 16
 HEADER_SECONDS = 5.0
+READING_SECONDS = 30.0  # in which a client has to take some of what waits for it
 LEAVING_SECONDS = 0.5
 _LINGERING_SECONDS = 1.0  # for the client to read why, before what it still sends is answered with a reset
+_NO_LINGERING = struct.pack("ii", 1, 0)
 _FRAMING = 8  # bytes that may come beside each byte of a body: one of a chunk of its own has five
-_SHORT_BYTES = 1 << 13  # of a request that is answered at once
-_ASKS = b"POST /invocations HTTP/1.1\r\n"
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,4}) *(?=\r\n)")
 _AUTHORIZATION = re.compile(rb"(?i)\r\nauthorization: *([^\r\n]*)")
-_OFFERS = (b"connection", b"upgrade", b"http2-settings")
-_OTHERWISE = re.compile(rb"\r\n(?:transfer-encoding|expect|upgrade|connection: *close)|length:.*length:", re.DOTALL)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -47,6 +47,9 @@ class GuardedProtocol(HttpToolsProtocol):
     _deaf = False  # whatever still comes is thrown away
     _within_headers = False  # of one
     _header_timer: asyncio.TimerHandle | None = None
+    _reading_timer: asyncio.TimerHandle | None = None
+    _answering: RequestResponseCycle | None = None  # ``cycle`` is the last that began: others may still wait before it
+    _unread = 0  # bytes that waited for the client when it was last looked at
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client that connects and says nothing is a slow one."""
@@ -56,6 +59,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is awaited any more."""
         self._headers_done()
+        self._read_enough()
+        self.pipeline.clear()
+        if self._answering is not None:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -76,6 +84,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 return
             self._header_bytes += len(data)
         self._unset_keepalive_if_required()
+        going_on = self.cycle if self._within and self._header_timer is None else None
         self._feed(data)
         if asks and not self._is_idle:
             self._guard.let_wait(cast("MutableMapping[str, Any]", self.scope), partial(self._written, self.cycle))
@@ -83,7 +92,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._await_headers()
         if self._header_timer is not None and self._header_bytes > MOST_HEADER_BYTES:
             self._refuse(_endless_headers())
-        elif self._within and self._header_timer is None:
+        elif self._within and going_on is not None and going_on is self.cycle:  # all of it is of this request
             self._beside_body += len(data)
             if self._beside_body > MOST_HEADER_BYTES:
                 self._refuse(
@@ -96,6 +105,31 @@ class GuardedProtocol(HttpToolsProtocol):
         if waiting:
             self.cycle.keep_alive = False
         return waiting and self.transport.get_extra_info("sslcontext") is None
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def pause_writing(self) -> None:
+        """More waits for the client than it takes."""
+        super().pause_writing()
+        self._watch_reading()
+
+    def resume_writing(self) -> None:
+        """It has taken it."""
+        self._read_enough()
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """A connection that is closed is only gone once the client has taken all."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._watch_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """As long as nothing was asked, and the client may not even have taken the last answer."""
+        super().timeout_keep_alive_handler()
+        self._watch_reading()
 
     def shutdown(self) -> None:
         """The server leaves: a connection that is idle may have a request under way, which is answered or told so."""
@@ -116,7 +150,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._within_headers = False
         self._headers_done()
         if not self.url.startswith(b"/"):
-            self._take_host_of_target()
+            self.url, self.headers[:] = named_by_target(self.url, self.headers)
         super().on_headers_complete()
         self.headers = []  # trailers are no headers
         self._beside_body = 0
@@ -143,23 +177,12 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _pass_over_offer(self, rest: bytes) -> None:
         """Take the request without its offer (RFC 9110, 7.8): the parser would take its body for another protocol's."""
-        method = self.parser.get_method()
+        method, version = self.parser.get_method(), self.parser.get_http_version()
         if method == b"CONNECT":
             self._refuse(Refusal("MALFORMED_REQUEST", "this is no proxy", closes=True))
             return
-        lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
-        lines += [name + b": " + value for name, value in self.headers if name not in _OFFERS]
         self.parser = httptools.HttpRequestParser(self)
-        self._feed(b"\r\n".join([*lines, b"", rest]))
-
-    def _take_host_of_target(self) -> None:
-        """A target that is a whole address replaces the header ``Host`` (RFC 9112, 3.2.2)."""
-        target = httptools.parse_url(self.url)
-        if target.host is None:
-            return
-        host = b"[" + target.host + b"]" if b":" in target.host else target.host
-        self.headers[:] = [*((name, value) for name, value in self.headers if name != b"host"), (b"host", host)]
-        self.url = (target.path or b"/") + (b"" if target.query is None else b"?" + target.query)
+        self._feed(without_offer(method, self.url, version, self.headers) + rest)
 
     @property
     def _guard(self) -> Guard:
@@ -204,6 +227,34 @@ class GuardedProtocol(HttpToolsProtocol):
         elif not self.transport.is_closing():
             self.transport.close()  # it has asked nothing: there is nothing to answer
 
+    def _watch_reading(self) -> None:
+        if self._reading_timer is None and self.parser is not None:
+            self._unread = self.transport.get_write_buffer_size()
+            self._reading_timer = self.loop.call_later(READING_SECONDS, self._look_at_reading)
+
+    def _look_at_reading(self) -> None:
+        """Who takes nothing would hold an answer in memory, and a connection, for ever."""
+        self._reading_timer = None
+        if 0 < self.transport.get_write_buffer_size() < self._unread:
+            self._watch_reading()
+        else:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Give back all that this connection holds, the kernel's copy too, and answer nothing more on it."""
+        self._deaf = True
+        self.pipeline.clear()
+        if self._answering is not None:
+            self._answering.disconnected = True
+        if (kernels := self.transport.get_extra_info("socket")) is not None:
+            kernels.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
+        self.transport.abort()
+
+    def _read_enough(self) -> None:
+        if self._reading_timer is not None:
+            self._reading_timer.cancel()
+            self._reading_timer = None
+
     def _close_if_idle(self) -> None:
         if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
             self.transport.close()
@@ -230,13 +281,3 @@ class GuardedProtocol(HttpToolsProtocol):
 
 def _endless_headers() -> Refusal:
     return Refusal("TOO_LARGE", f"expected at most {MOST_HEADER_BYTES} bytes of headers", closes=True)
-
-
-def asks_for_an_answer(data: bytes) -> bool:
-    """Whether ``data`` is one short request for an answer, whole and in the usual form."""
-    if not data.startswith(_ASKS) or len(data) > _SHORT_BYTES:
-        return False
-    head, _, body = data.partition(b"\r\n\r\n")
-    head = head.lower() + b"\r\n"
-    length = _LENGTH.search(head)
-    return length is not None and int(length[1]) == len(body) and not _OTHERWISE.search(head)

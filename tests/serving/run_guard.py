@@ -13,7 +13,7 @@ from henaw.serving.lifecycle import Served
 from tests.scenarios import blood_clock
 from tests.serving.guarded import TRYING, served
 
-HEADER_SECONDS = 0.5
+HEADER_SECONDS = READING_SECONDS = 0.5
 
 
 def loader(model: str, *, at_once: bool = True) -> Callable[[int | None], Served | None]:
@@ -24,7 +24,7 @@ def loader(model: str, *, at_once: bool = True) -> Callable[[int | None], Served
 if __name__ == "__main__":
     processes.registry_loader = loader  # type: ignore[assignment]
     server.mlflow_beside = nullcontext  # type: ignore[assignment]
-    protocol.HEADER_SECONDS = HEADER_SECONDS
+    protocol.HEADER_SECONDS, protocol.READING_SECONDS = HEADER_SECONDS, READING_SECONDS
     host, port, overrides = sys.argv[1:]
     config = load_config("default", "", overrides)
     sys.exit(run_command(lambda: server.serve(config, f"models:/{config.model_name}@champion", host, int(port))))
