@@ -204,6 +204,9 @@ class GuardedProtocol(HttpToolsProtocol):
         return True
 
     def _send_away(self) -> None:
+        if self.flow.write_paused:  # it does not read what it is told either
+            self._hang_up()
+            return
         self._headers_done()
         self._unset_keepalive_if_required()
         self.transport.write(self._guard.refuse_early(overloaded(), 0.0, "invocations"))
