@@ -6,6 +6,7 @@ whatever starts processes as ``torchrun`` does can start them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,13 @@ def train_together(
 
     Raises:
         RankLost: another process ended before its time; the message says why, where it did.
-        BadInput: more processes than members.
+        BadInput: more processes than members, or people, that they share.
         As ``train`` otherwise.
     """
     if not launched():
-        _require_members(settings.processes, network, settings)
+        _require_enough(settings.processes, network, (people, validation), settings)
     with company(settings) as ranks:
-        _require_members(ranks.size, network, settings)
+        _require_enough(ranks.size, network, (people, validation), settings)
         settings = resolved(settings, len(people), choose_device(settings))
         described = (network, settings, seed, people, validation)
         marks = fingerprint(*described) if checkpoints else {}
@@ -209,9 +210,14 @@ class _Work:
                 parameter[part] = self.ranks.receive(parameter[part], rank)
 
 
-def _require_members(processes: int, network: EnsembleNetwork, settings: Training) -> None:
+def _require_enough(processes: int, network: EnsembleNetwork, data: Sequence[TrainingData], settings: Training) -> None:
+    """Something for each process to do."""
     if settings.split == "members" and processes > network.shape.members:
         raise BadInput(f"training: {processes} processes share {network.shape.members} members; expected fewer")
+    if settings.split == "people" and processes > min(map(len, data)):
+        raise BadInput(
+            f"training: {processes} processes share out the people to train on, or to calibrate; there are fewer"
+        )
 
 
 def _own_people(data: TrainingData, settings: Training, rank: int, ranks: Ranks) -> TrainingData:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ import torch
 
 from henaw.errors import BadInput
 from henaw.model.clock import Clock
+from henaw.model.losses import AGE
+from henaw.training.batches import Disturbance, epoch_batches, ordered
 from henaw.training.checkpoints import Checkpoints
 from henaw.training.fit import fit_clock
 from henaw.training.history import read_history
 from henaw.training.ranks import RankLost
-from henaw.training.shares import PeopleShare, SomePeople, part_of
+from henaw.training.shares import SomePeople, part_of, people_from, weighted
 from henaw.training.telemetry import Events, Listeners, OutOfMemory
 from tests.scenarios import KNOWN, known_cohort, tiny_config
+from tests.training import small_runs
 
 SMALL = (
     "network.members=4 network.hidden=[16] training.threads=1 training.batch_size=64 training.epochs=3 "
@@ -232,40 +236,31 @@ def test_a_signal_to_any_process_stops_all_in_the_same_place(
     assert history == alone[1]
 
 
-def test_more_processes_than_members_are_refused() -> None:
+def test_more_processes_than_there_is_work_for_are_refused() -> None:
     with pytest.raises(BadInput, match="2 processes share 1 members"):
         fit("network.members=1 training.processes=2")
+    with pytest.raises(BadInput, match="151 processes share people out"):
+        fit("training.split=people training.processes=151")
 
 
-def test_everybody_of_a_batch_is_held_by_one_process() -> None:
-    from henaw.training.batches import Disturbance, epoch_batches, ordered
-    from tests.training.small_runs import people
-
-    data = people(101)
-    order = ordered(data.targets[:, 0], 3, 16, "proportional", 0)
-    for batch in epoch_batches(data, order(0), 16, Disturbance(0.3, 0.2), 0, 0):
+@pytest.mark.parametrize(("people", "batch_size"), [(101, 16), (97, 16), (7, 1)])
+def test_everybody_of_a_batch_is_held_by_one_process(people: int, batch_size: int) -> None:
+    """Also of one so small that a process holds nobody of it."""
+    data = small_runs.people(people)
+    order = ordered(data.targets[:, AGE], 3, batch_size, "proportional", 0)
+    for batch in epoch_batches(data, order(0), batch_size, Disturbance(0.3, 0.2), 0, 0):
         [whole] = batch.split(1000)
         seen = torch.zeros(3, *whole.inputs.shape[2:])
         weight = torch.zeros(3)
         for rank in range(3):
-            first, stop = part_of(101, rank, 3)
-            held = type(data)(
-                data.scaled[first:stop],
-                data.present[first:stop],
-                data.always[first:stop],
-                torch.cat([data.targets[first:stop], torch.ones(stop - first, 1)], dim=1),
-                data.dependence,
-            )
-            from dataclasses import replace
-
-            part = SomePeople.of_batch(replace(batch, data=held), first, stop)
+            first, stop = part_of(people, rank, 3)
+            part = SomePeople.of_batch(replace(batch, data=weighted(people_from(data, first, stop))), first, stop)
             assert len(part) == len(batch)
             for piece in part.split(3):
                 seen += (piece.inputs * piece.targets[..., -1:]).sum(dim=1)
                 weight += piece.targets[..., -1].sum(dim=1)
         assert weight.tolist() == [len(batch)] * 3
         assert torch.allclose(seen, whole.inputs.sum(dim=1), atol=1e-4)
-    assert issubclass(PeopleShare, Events)
 
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
