@@ -21,7 +21,7 @@ from henaw.registry.session import session
 from henaw.training.checkpoints import Checkpoints
 from henaw.training.fit import fit_clock
 from henaw.training.history import read_history
-from henaw.training.state import FREE_SETTINGS
+from henaw.training.speed import settled
 from henaw.training.telemetry import Events, Listeners
 
 logger = logging.getLogger(__name__)
@@ -85,9 +85,9 @@ def run(config: Config, panel: Panel, table: pd.DataFrame, progress: ProgressLin
         }
     )
     tracking.log_params({f"network.{name}": str(value) for name, value in config.network.model_dump().items()})
-    settled = FREE_SETTINGS if session().resumed else set()  # may be others now, and a run keeps its parameters
-    training = config.training.model_dump(exclude=settled)
-    tracking.log_params({f"training.{name}": value for name, value in training.items()})
+    config = settled(config, len(parts.train))  # as a setting, auto would not say what the run was
+    if not session().resumed:  # a run keeps its parameters, and some settings may be others now
+        tracking.log_params({f"training.{name}": value for name, value in config.training.model_dump().items()})
     run_id = checkpoints.folder.name
     try:
         clock, _ = fit_clock(

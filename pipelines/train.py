@@ -27,6 +27,7 @@ from henaw.registry.stores import require_tracking
 from henaw.registry.versions import Version
 from henaw.training.checkpoints import Checkpoints
 from henaw.training.ranks import helping
+from henaw.training.speed import as_begun
 from henaw.training.state import FREE_SETTINGS
 from henaw.training.together import assist
 from pipelines import cache, evaluate, fit, register, validate
@@ -100,9 +101,11 @@ def config_to_resume(run_id: str, profile: str, data: str, overrides: str) -> Co
         values["source"]["data"] = data
     values["training"] |= {name.removeprefix("training."): value for name, value in changes.items()}
     config = validate_config(values)
-    if not checkpoint_folder(config, run_id).is_dir():
+    folder = checkpoint_folder(config, run_id)
+    if not folder.is_dir():
         raise BadInput(f"resume: nothing is saved of run {run_id} in {config.state.folder}; was it trained elsewhere?")
-    return config
+    training = as_begun(config.training, Checkpoints(folder, config.training).fingerprint())
+    return config.model_copy(update={"training": training})
 
 
 def closing_words(report: Report, version: Version) -> str:

@@ -14,7 +14,7 @@ from mlflow.entities import Run
 
 from henaw.config import load_config
 from henaw.console import run_app
-from henaw.training import checkpoint
+from henaw.training import checkpoint, speed
 from henaw.training.checkpoints import Checkpoints
 from pipelines import fit, train
 
@@ -69,12 +69,17 @@ def test_a_stopped_run_says_how_to_go_on_and_does(
 
     assert call("--resume", run_id, "--overrides", "seed=3") == 2
     assert call("--resume", "../other") == 2
-    assert call("--resume", run_id) == 0
+    with monkeypatch.context() as patch:  # by then `auto` would come to something else
+        other = {"batch_size": 64, "precision": "fp32", "compiled": "never", "measured": "not"}
+        patch.setattr(speed, "speed_table", lambda: [speed.Row(device="cpu", from_people=0, **other)])
+        assert call("--resume", run_id) == 0
     assert client.get_run(run_id).info.status == "FINISHED"
     assert not saved.exists(), "what is complete needs no checkpoint"
     stages = children(client, run_id)
     assert set(stages) == {"validate", "cache", "train", "evaluate", "register"}
     assert {run.info.status for run in stages.values()} == {"FINISHED"}
+    told = stages["train"].data.params
+    assert (told["training.batch_size"], told["training.compiled"]) == ("512", "never"), "what auto came to"
     losses = client.get_metric_history(stages["train"].info.run_id, "epoch/validation_loss")
     assert sorted(metric.step for metric in losses) == [0, 1, 2, 3]
     assert call("--resume", run_id) == 2

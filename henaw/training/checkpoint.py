@@ -84,12 +84,7 @@ def read_checkpoint(folder: Path, expected: Contents, fingerprint: Fingerprint) 
         IntegrityError: a file or field is missing, changed or of another form; the message names it.
         EnvironmentProblem: a file cannot be read.
     """
-    manifest = _parsed(folder, MANIFEST, _read(folder, MANIFEST))
-    _require_fields(f"{folder.name}/{MANIFEST}", manifest, {"format", "fingerprint", "blake2b", "seal"})
-    if manifest["format"] != FORMAT:
-        raise IntegrityError(f"{folder.name}/{MANIFEST}: format: {manifest['format']!r}, expected {FORMAT}")
-    if digest_values({name: value for name, value in manifest.items() if name != "seal"}) != manifest["seal"]:
-        raise IntegrityError(f"{folder.name}/{MANIFEST}: seal: differs from what it seals; nothing was loaded")
+    manifest = read_manifest(folder)
     if differing := _differing(manifest["fingerprint"], fingerprint):
         raise WrongRun(f"{folder.name}: made by a run with other {', '.join(differing)}; nothing was loaded")
     names = {*(f"{name}.safetensors" for name in TENSORS), STATE}
@@ -103,6 +98,22 @@ def read_checkpoint(folder: Path, expected: Contents, fingerprint: Fingerprint) 
         raise IntegrityError(f"{folder.name}/{STATE}: {', '.join(wrong)}: of another kind; nothing was loaded")
     tensors = {name: _tensors(folder, name, files[f"{name}.safetensors"], expected.tensors[name]) for name in TENSORS}
     return Contents(tensors, state)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint, whole; what it says of the other files is not looked at.
+
+    Raises:
+        IntegrityError: it is missing, changed or of another form.
+        EnvironmentProblem: it cannot be read.
+    """
+    manifest = _parsed(folder, MANIFEST, _read(folder, MANIFEST))
+    _require_fields(f"{folder.name}/{MANIFEST}", manifest, {"format", "fingerprint", "blake2b", "seal"})
+    if manifest["format"] != FORMAT:
+        raise IntegrityError(f"{folder.name}/{MANIFEST}: format: {manifest['format']!r}, expected {FORMAT}")
+    if digest_values({name: value for name, value in manifest.items() if name != "seal"}) != manifest["seal"]:
+        raise IntegrityError(f"{folder.name}/{MANIFEST}: seal: differs from what it seals; nothing was loaded")
+    return manifest
 
 
 def _tensors(folder: Path, name: str, content: bytes, expected: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import filelock
 
@@ -19,6 +20,7 @@ from henaw.training.checkpoint import (
     Fingerprint,
     WrongRun,
     read_checkpoint,
+    read_manifest,
     write_checkpoint,
 )
 from henaw.training.history import History
@@ -109,6 +111,13 @@ class Checkpoints:
         if broken is not None:
             raise IntegrityError(f"run {self.folder.name}: no checkpoint is whole; the oldest one: {broken}")
         return None
+
+    def fingerprint(self) -> Fingerprint:
+        """That of the newest checkpoint whose manifest is whole; an empty one where there is none."""
+        for path in reversed(self.saved()):
+            with suppress(IntegrityError):
+                return cast(Fingerprint, read_manifest(path)["fingerprint"])
+        return {}
 
     def remove(self) -> None:
         """Remove the folder: the run is complete."""

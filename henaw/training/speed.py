@@ -7,7 +7,8 @@ start of a run, which would make two runs of the same settings differ.
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 import yaml
@@ -56,6 +57,15 @@ def resolved(settings: Training, people: int, device: torch.device) -> Training:
         logger.warning("training.compiled: graphs are of GPUs, so it is never")
         found = found.model_copy(update={"compiled": "never"})
     return found
+
+
+def as_begun(settings: Training, fingerprint: Mapping[str, Any]) -> Training:
+    """``settings`` with what ``auto`` came to when the run of ``fingerprint`` began, where its result depends on it.
+
+    The table, or the device, may be another by the time that it goes on.
+    """
+    begun = {name: fingerprint.get(f"training.{name}", "auto") for name in ("batch_size", "precision")}
+    return settings.model_copy(update={name: it for name, it in begun.items() if getattr(settings, name) == "auto"})
 
 
 def settled(config: Config, people: int) -> Config:

@@ -178,10 +178,14 @@ class TrainingState:
 def fingerprint(
     network: EnsembleNetwork, settings: Training, seed: int, people: TrainingData, validation: TrainingData
 ) -> dict[str, Any]:
-    """What must be the same for a run to go on bitwise as if it had never been stopped, in dotted fields."""
+    """What must be the same for a run to go on bitwise as if it had never been stopped, in dotted fields.
+
+    ``settings`` are those without ``auto``; whether a GPU's steps are recorded changes nothing of the result.
+    """
+    same = {"compiled": "never"} if settings.compiled == "graphs" else {}
     described = {
         "network": asdict(network.shape) | {"dropout": network.dropout},
-        "training": settings.model_dump(exclude=FREE_SETTINGS),
+        "training": settings.model_dump(exclude=FREE_SETTINGS) | same,
         "seed": seed,
         "arithmetic": ARITHMETIC,
         "data": {"people": _digest(people), "validation": _digest(validation)},

@@ -273,6 +273,17 @@ def test_the_fingerprint_is_of_settings_architecture_and_people() -> None:
     assert fingerprint(network(0.3), SETTINGS, 0, other, people(60, 1))["data.people"] != found["data.people"]
     free = training("training.epochs=4 training.threads=2 training.checkpoint_every=9 training.checkpoints_kept=5")
     assert described_run(free) == found
+    recorded, compiled = (training(f"training.epochs=4 training.compiled={how}") for how in ("graphs", "always"))
+    assert described_run(recorded) == found, "a recorded step is the same step"
+    assert described_run(compiled) != found
+
+
+def test_what_a_run_began_with_is_in_the_newest_whole_manifest(folder: Path) -> None:
+    checkpoints = Checkpoints(folder, SETTINGS)
+    assert checkpoints.fingerprint() == described_run(SETTINGS)
+    flip(newest(folder), "manifest.json")
+    assert checkpoints.fingerprint() == described_run(SETTINGS)
+    assert Checkpoints(folder / "none", SETTINGS).fingerprint() == {}
 
 
 def test_where_none_is_whole_it_is_an_error(folder: Path) -> None:

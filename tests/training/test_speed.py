@@ -11,7 +11,7 @@ import torch
 from henaw.config import load_config
 from henaw.training import speed
 from henaw.training.gradients import Gradients
-from henaw.training.speed import Row, has_bf16, resolved, speed_table
+from henaw.training.speed import Row, as_begun, has_bf16, resolved, speed_table
 from tests.scenarios import Recorder
 from tests.training.small_runs import CPU, run, training
 
@@ -48,6 +48,15 @@ def test_auto_is_the_last_row_that_the_people_reach(
     assert resolved(asked, people, CPU) == asked, "what is asked for stays"
     with pytest.raises(ValueError, match="not settled"):
         _ = AUTO.people_in_batch
+
+
+def test_a_run_goes_on_with_what_auto_came_to_when_it_began() -> None:
+    begun = {"training.batch_size": 77, "training.precision": "bf16", "training.compiled": "never"}
+    found = as_begun(AUTO, begun)
+    assert (found.batch_size, found.precision, found.compiled) == (77, "bf16", "auto")
+    asked = training("training.batch_size=7 training.precision=fp32")
+    assert as_begun(asked, begun) == asked
+    assert as_begun(AUTO, {}) == AUTO
 
 
 def test_a_device_without_bf16_trains_in_fp32_and_says_so(
