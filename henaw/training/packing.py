@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,10 @@ def train_pack(
     never = {"compiled": "never"}  # it would be anew whenever an ensemble leaves the pack
     settings = [resolved(one, len(people), people.targets.device).model_copy(update=never) for one in settings]
     begun = [[parameter.detach().clone() for parameter in network.parameters()] for network in networks]
-    pack = _Pack(networks, loss, people, validation, settings, seed, events)
+    steps = math.ceil(len(people) / settings[0].people_in_batch)
+    each = enumerate(zip(networks, settings, events, strict=True))
+    training = [_Ensemble(number, network, own, steps, listener) for number, (network, own, listener) in each]
+    pack = _Pack(training, loss, people, validation, settings[0], seed, steps)
     with own_random_numbers(people.targets.device), signals_deferred() as stop:
         yield from pack.loop(stop)
     if pack.out_of_memory is None:
@@ -144,9 +147,7 @@ class _Ensemble:
     @property
     def over(self) -> bool:
         """Whether no epoch is left, no member has got better for so long, or something ended it."""
-        progress = self.state.progress
-        done = progress.epoch >= self.settings.epochs or progress.stale_epochs >= self.settings.patience
-        return done or self.failure is not None
+        return self.state.over or self.failure is not None
 
     def disturbance(self) -> Disturbance:
         return Disturbance(self.settings.mask_rate, self.settings.input_noise)
@@ -184,33 +185,25 @@ class _Ensemble:
 
     def end(self) -> Ended:
         self.events.on_train_end()
-        if self.failure is not None:
-            return self.failure
-        self.state.restore_best()
-        return list(self.history.recent)
+        self.state.restore_best()  # also of one that something ended: it must not hold the memory of the others
+        return self.failure or list(self.history.recent)
 
 
+@dataclass
 class _Pack:
-    def __init__(
-        self,
-        networks: Sequence[EnsembleNetwork],
-        loss: Loss,
-        people: TrainingData,
-        validation: TrainingData,
-        settings: Sequence[Training],
-        seed: int,
-        events: Sequence[Events],
-    ) -> None:
-        self.loss, self.people, self.validation, self.seed = loss, people, validation, seed
-        self.common, self.members = settings[0], networks[0].shape.members
-        ages, size = people.targets[:, AGE], self.common.people_in_batch
-        self.order = ordered(ages, self.members, size, self.common.age_groups, seed)
-        self.steps_per_epoch = math.ceil(len(people) / size)
-        each = enumerate(zip(networks, settings, events, strict=True))
-        self.training = [
-            _Ensemble(number, network, own, self.steps_per_epoch, listener) for number, (network, own, listener) in each
-        ]
-        self.out_of_memory: OutOfMemory | None = None
+    training: list[_Ensemble]
+    loss: Loss
+    people: TrainingData
+    validation: TrainingData
+    common: Training
+    seed: int
+    steps_per_epoch: int
+    out_of_memory: OutOfMemory | None = None
+
+    def __post_init__(self) -> None:
+        ages, size = self.people.targets[:, AGE], self.common.people_in_batch
+        self.members = self.training[0].network.shape.members
+        self.order = ordered(ages, self.members, size, self.common.age_groups, self.seed)
 
     def loop(self, stop: Interruption) -> Iterator[tuple[int, Ended]]:
         """Epoch by epoch until all have ended, memory runs out, or a signal."""

@@ -152,9 +152,9 @@ class TrainingState:
 
     @torch.no_grad()
     def restore_best(self) -> None:
-        """Leave every member at its best epoch."""
+        """Leave every member at its best epoch, and nothing of what training took besides."""
         for kept, parameter in zip(self.best, self.parameters, strict=True):
-            parameter.copy_(kept)
+            parameter.data, parameter.grad = kept, None
 
     def contents(self) -> Contents:
         """What a checkpoint holds: the live tensors, not copies."""

@@ -90,6 +90,19 @@ class Behind(Recorder):
             raise self.error
 
 
+def test_who_has_ended_holds_no_memory_but_its_own() -> None:
+    """Neither of those that it was stacked with nor, trained alone, of the optimizer."""
+    pruned = ZeroDivisionError("fell behind")
+    networks, ended = pack(DIFFERENT[:3], [Events(), Behind(1, pruned), Events()])
+    assert ended[1] is pruned
+    alone = network()
+    run(DIFFERENT[0], alone)
+    for made in (*networks, alone):
+        for parameter in made.parameters():
+            assert parameter.grad is None
+            assert parameter.untyped_storage().nbytes() == parameter.numel() * parameter.element_size()
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_one_that_is_pruned_is_told_at_once_and_disturbs_nobody(dropout: float) -> None:
     pruned, crashed = RuntimeError("fell behind"), ZeroDivisionError("whatever")
