@@ -1,6 +1,6 @@
 """`henaw serve` beside MLflow's own server, an endpoint written by hand and BentoML: one machine, one model, one run.
 
-    python benchmarks/bench_serving.py [--bentoml PATH/TO/bentoml] [--rounds 5] [--seconds 60] [--hundred-thousand]
+    python benchmarks/bench_serving.py [--bentoml PATH/TO/bentoml] [--rounds 5] [--seconds 60] [--requests 100000]
 
 Rounds go through all servers in turn, so that whatever else the machine does falls on all alike. The first part starts
 each server by itself, for its time to be ready and its memory.
@@ -9,30 +9,20 @@ each server by itself, for its time to be ready and its memory.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
 import os
-import re
-import socket
-import subprocess
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, distribution
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import psutil
 import serving_load
 from bars import BAR_COLUMNS, Bar, Section, machine, rewrite_section, table
-from serving_rivals import MODEL, Rival, environment, prepare, rivals
+from serving_limits import guard_costs, overload, size_of
+from serving_load import body_of, percentile
+from serving_rivals import MODEL, UVICORN, Rival, free_ports, memory, prepare, rivals, started
 
 from henaw.registry.versions import SERVING_PACKAGES
-from henaw.serving.endpoints import _HERE_BYTES
-from tests.scenarios import blood_rows
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 SERVER_PACKAGES = (
@@ -54,115 +44,15 @@ CUDA = (
     "cuda-toolkit (cuBLAS and others) come on top."
 )
 CONSTANTS = ("mlflow models serve, a constant", "mlflow models serve, a constant of all columns")
+_LOADING_SECONDS = 3.0  # ours is ready before MLflow beside it has loaded the version, which takes memory
 TORCH, BY_HAND, BENTOML = "mlflow models serve, with torch", "FastAPI by hand", "BentoML"
-
-
-def body_of(rows: int) -> bytes:
-    """A request of so many rows."""
-    return json.dumps(
-        {"dataframe_split": json.loads(blood_rows(rows, 0).to_json(orient="split", index=False))}
-    ).encode()
-
-
-@contextmanager
-def started(rival: Rival, folder: Path) -> Iterator[tuple[int, float]]:
-    """The server until the block ends: its process and the seconds until it was ready."""
-    port = next(int(word) for word in reversed(rival.command) if word.isdigit() and int(word) > 1024)
-    began = time.perf_counter()
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(rival.command, cwd=folder, env=environment(folder, rival), stdout=log, stderr=log)
-    try:
-        while not _is_ready(port, rival.ready):
-            if process.poll() is not None or time.perf_counter() - began > 120:
-                raise RuntimeError(f"{rival.name} did not start:\n{(folder / 'log').read_text()[-2000:]}")
-            time.sleep(0.02)
-        yield process.pid, time.perf_counter() - began
-    finally:
-        with suppress(psutil.NoSuchProcess):
-            family = psutil.Process(process.pid).children(recursive=True)
-            process.terminate()
-            _, left = psutil.wait_procs([psutil.Process(process.pid), *family], timeout=20)
-            for one in left:
-                one.kill()
-        process.wait()
-
-
-def _is_ready(port: int, path: str) -> bool:
-    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
-        return bool(reply.status == 200)
-    return False
-
-
-def memory(process: int, is_ours: bool) -> tuple[float, float]:
-    """MiB resident in the process that answers, and in all processes of a server together.
-
-    Ours answers in the process that was started; MLflow beside it is shared by all workers. Of the others the largest
-    answers.
-    """
-    family = [psutil.Process(process), *psutil.Process(process).children(recursive=True)]
-    resident = [one.memory_info().rss / 2**20 for one in family]
-    return resident[0] if is_ours else max(resident), sum(resident)
-
-
-def guard_costs(times: int) -> float:
-    """Milliseconds that the guard adds to one row, by itself in this process: all but the answer and its text."""
-    from henaw.serving.fast import answer_rows, to_json
-    from henaw.serving.schema import read_rows
-    from tests.scenarios import BLOOD9
-    from tests.serving.guarded import CLOCK, ask, guard, ready, run, split
-
-    body = split(1)
-    content = json.dumps(body).encode()
-    assert len(content) < _HERE_BYTES
-    rows = read_rows(BLOOD9, body, 10)
-
-    async def whole() -> list[float]:
-        with tempfile.TemporaryDirectory() as folder:
-            application = await ready(guard(Path(folder), f"serving.audit={folder}/audit")[0])
-            seconds = []
-            for _ in range(times):
-                began = time.perf_counter()
-                await ask(application, body=content)
-                seconds.append(time.perf_counter() - began)
-                await asyncio.sleep(0)
-            return seconds
-
-    def model() -> float:
-        began = time.perf_counter()
-        to_json(answer_rows(CLOCK, rows))
-        return time.perf_counter() - began
-
-    alone = [model() for _ in range(times)]
-    return float(np.median(run(whole())) - np.median(alone)) * 1000
-
-
-def size_of(packages: tuple[str, ...]) -> float:
-    """MiB of these packages and all that they need, as installed here."""
-    seen, waiting, total = set[str](), list(packages), 0
-    while waiting:
-        name = re.split(r"[^A-Za-z0-9._-]", waiting.pop())[0].lower().replace("_", "-")
-        if name in seen:
-            continue
-        seen.add(name)
-        with suppress(PackageNotFoundError):
-            found = distribution(name)
-            total += sum(
-                path.stat().st_size for file in found.files or () if (path := Path(str(file.locate()))).is_file()
-            )
-            waiting += [need for need in found.requires or () if "extra ==" not in need]
-    return total / 2**20
-
-
-def percentile(seconds: list[float], share: float) -> float:
-    """Milliseconds."""
-    return float(np.quantile(seconds, share)) * 1000
 
 
 def compare(section: Section, all_rivals: list[Rival], folder: Path, rounds: int) -> None:
     """Latency of one row and of a thousand, in turns."""
     one, thousand = body_of(1), body_of(1000)
     names = [rival.name for rival in all_rivals if rival.name != TORCH]
-    ports = {rival.name: int(next(word for word in reversed(rival.command) if word.isdigit())) for rival in all_rivals}
+    ports = {rival.name: rival.port for rival in all_rivals}
     single: dict[str, list[float]] = {name: [] for name in names}
     many: dict[str, list[float]] = {name: [] for name in names}
     with ExitStack() as stack:
@@ -212,9 +102,9 @@ def start_and_memory(section: Section, all_rivals: list[Rival], folder: Path, ro
     for _ in range(rounds):
         for rival in all_rivals:
             with started(rival, folder) as (process, took):
-                port = int(next(word for word in reversed(rival.command) if word.isdigit()))
-                serving_load.one_by_one(port, body_of(1), 20)
+                serving_load.one_by_one(rival.port, body_of(1), 20)
                 seconds[rival.name].append(took)
+                time.sleep(_LOADING_SECONDS)
                 resident[rival.name] = memory(process, rival.name == OURS)
     rows = [[name, f"{np.median(seconds[name]):.1f}", *(f"{size:.0f}" for size in resident[name])] for name in seconds]
     section.add(table(("server", "start to ready, s", "resident in a worker, MiB", "in all its processes"), rows))
@@ -224,66 +114,6 @@ def start_and_memory(section: Section, all_rivals: list[Rival], folder: Path, ro
         Bar("start to ready, ours / stock", f"{start:.2f}", "≤ 0.5", start <= 0.5),
         Bar("resident memory of a worker, ours / stock with torch", f"{share:.2f}", "≤ 0.6", share <= 0.6),
     ]
-
-
-@contextmanager
-def on_core(core: int) -> Iterator[None]:
-    """This process on one core until the block ends."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def overload(section: Section, ours: Rival, folder: Path, seconds: float, requests: int) -> None:
-    """Capacity, twice of it, and what memory does over many requests."""
-    one = body_of(1)
-    port = int(next(word for word in reversed(ours.command) if word.isdigit()))
-    cores = sorted(os.sched_getaffinity(0))
-    pinned = replace(ours, command=["taskset", "-c", str(cores[-1]), *ours.command])
-    with started(pinned, folder) as (process, _), on_core(cores[0]):
-        serving_load.one_by_one(port, one, 200)
-        at = serving_load.apply(port, one, None, 8, seconds / 4)
-        capacity = at.statuses["200"] / (seconds / 4)
-        over = serving_load.apply(port, one, 2 * capacity, 256, seconds)
-        before, after = percentile(at.admitted, 0.99), percentile(over.admitted, 0.99)
-        refused = {status: count for status, count in over.statuses.items() if status not in ("200", "429")}
-        section.add(
-            "The server on one core, the load on another. "
-            f"Capacity {capacity:.0f}/s (8 connections). At twice that for {seconds:g} s: {dict(over.statuses)}, "
-            f"{over.lost} reset, {over.without_retry_after} without Retry-After; admitted p99 {after:.1f} ms (at "
-            f"capacity {before:.1f})."
-        )
-        alive = percentile(over.alive, 0.99)
-        clean = not refused and not over.lost and not over.without_retry_after
-        section.bars += [
-            Bar("2× capacity, admitted p99 / p99 at capacity", f"{after / before:.2f}", "≤ 2", after <= 2 * before),
-            Bar(
-                "2× capacity, all others",
-                f"{refused or 'none but 429'}, {over.lost} reset",
-                "429, 0 resets, 0 5xx",
-                clean,
-            ),
-            Bar("2× capacity, liveness p99", f"{alive:.1f} ms", "≤ 50 ms", alive <= 50),
-        ]
-        counts, resident = [], []
-        for done in range(0, requests, max(1, requests // 10)):
-            serving_load.one_by_one(port, one, max(1, requests // 10))
-            counts.append(done)
-            resident.append(memory(process, is_ours=True)[0])
-        slope = float(np.polyfit(np.array(counts) / 10_000, resident, 1)[0])
-        section.bars.append(Bar(f"{requests} requests, memory", f"{slope:.2f} MiB per 10,000", "≤ 1 MiB", slope <= 1))
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    with ExitStack() as stack:
-        found = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in found:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in found]
 
 
 def main() -> None:
@@ -303,9 +133,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="henaw-bench-") as temporary:
         folder = Path(temporary)
         clock_folder = prepare(folder)
-        everybody = rivals(folder, clock_folder, free_ports(7), arguments.bentoml)
+        everybody = rivals(folder, clock_folder, free_ports(8), arguments.bentoml)
         compare(section, everybody, folder, arguments.rounds)
-        few = [rival for rival in everybody if rival.name not in CONSTANTS]
+        few = [rival for rival in everybody if rival.name not in (*CONSTANTS, UVICORN)]
         start_and_memory(section, few, folder, max(1, arguments.rounds // 2))
         overload(section, everybody[0], folder, arguments.seconds, arguments.requests)
     added = guard_costs(2000)

@@ -21,8 +21,9 @@ import mlflow
 import numpy as np
 import serving_load
 from bars import BAR_COLUMNS, Bar, Section, machine, rewrite_section, table
-from bench_serving import DOCUMENT, body_of, free_ports, percentile, started
-from serving_rivals import MODEL, Rival
+from bench_serving import DOCUMENT
+from serving_load import body_of, percentile
+from serving_rivals import MODEL, Rival, free_ports, started
 
 from henaw.model.storage import CLOCK_FOLDER, save_clock
 from henaw.registry.versions import register

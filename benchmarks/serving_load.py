@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
 import uvloop
+
+from tests.scenarios import blood_rows
+
+
+def body_of(rows: int) -> bytes:
+    """A request of so many rows."""
+    return json.dumps(
+        {"dataframe_split": json.loads(blood_rows(rows, 0).to_json(orient="split", index=False))}
+    ).encode()
+
+
+def percentile(seconds: list[float], share: float) -> float:
+    """Milliseconds."""
+    return float(np.quantile(seconds, share)) * 1000
 
 
 def request(port: int, body: bytes, path: str = "/invocations") -> bytes:

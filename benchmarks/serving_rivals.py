@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 import numpy as np
+import psutil
+from serving_load import body_of
 
 from henaw.model.answers import number_columns
 from henaw.model.storage import CLOCK_FOLDER, load_clock, save_clock
 from henaw.registry.versions import register, signature
+from henaw.serving.fast import answer_rows, to_json
+from henaw.serving.schema import read_rows
 from tests.scenarios import BLOOD9, blood_clock
 
 MODEL = "models:/henaw@champion"
+UVICORN = "uvicorn alone, constant bytes"
 
 BY_HAND = '''
 """What one writes in an afternoon: no check at all."""
@@ -49,6 +61,24 @@ async def invocations(request: Request):
 
 fast = {"loop": "uvloop", "http": "httptools", "access_log": False, "log_level": "warning"}
 uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), **fast)
+'''
+
+UVICORN_ALONE = '''
+"""The least that a server on uvicorn takes: the same bytes whatever is asked."""
+import sys
+import uvicorn
+
+ANSWER = ANSWER_OF_ONE_ROW
+HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(ANSWER))]
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        await send({"type": "http.response.body", "body": ANSWER})
+
+fast = {"loop": "uvloop", "http": "httptools", "access_log": False, "log_level": "warning", "lifespan": "off"}
+uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), **fast)
 '''
 
 BENTO = """
@@ -106,6 +136,11 @@ class Rival:
     ready: str = "/ping"
     environment: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def port(self) -> int:
+        """Where it listens: the last number of the command."""
+        return int(next(word for word in reversed(self.command) if word.isdigit()))
+
 
 def prepare(folder: Path) -> Path:
     """Register a clock of the default size, a constant and one that imports torch; returns the clock's folder."""
@@ -151,6 +186,10 @@ def rivals(folder: Path, clock_folder: Path, ports: list[int], bentoml: str | No
         stock("mlflow models serve, with torch", "models:/with-torch/1"),
         Rival("FastAPI by hand", [sys.executable, str(folder / "by_hand.py"), str(clock_folder), str(next(free))]),
     ]
+    clock = load_clock(clock_folder)
+    answer = to_json(answer_rows(clock, read_rows(clock.panel, json.loads(body_of(1)), 1)))
+    (folder / "uvicorn_alone.py").write_text(UVICORN_ALONE.replace("ANSWER_OF_ONE_ROW", repr(answer)))
+    found.append(Rival(UVICORN, [sys.executable, str(folder / "uvicorn_alone.py"), str(next(free))]))
     if bentoml is not None:
         (folder / "bento_service.py").write_text(BENTO)
         command = [bentoml, "serve", "bento_service:Henaw", "--port", str(next(free))]
@@ -172,3 +211,51 @@ def environment(folder: Path, rival: Rival) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         **dict(rival.environment),
     }
+
+
+@contextmanager
+def started(rival: Rival, folder: Path) -> Iterator[tuple[int, float]]:
+    """The server until the block ends: its process and the seconds until it was ready."""
+    began = time.perf_counter()
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(rival.command, cwd=folder, env=environment(folder, rival), stdout=log, stderr=log)
+    try:
+        while not _is_ready(rival.port, rival.ready):
+            if process.poll() is not None or time.perf_counter() - began > 120:
+                raise RuntimeError(f"{rival.name} did not start:\n{(folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.02)
+        yield process.pid, time.perf_counter() - began
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.terminate()
+            _, left = psutil.wait_procs([psutil.Process(process.pid), *family], timeout=20)
+            for one in left:
+                one.kill()
+        process.wait()
+
+
+def _is_ready(port: int, path: str) -> bool:
+    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
+        return bool(reply.status == 200)
+    return False
+
+
+def memory(process: int, is_ours: bool) -> tuple[float, float]:
+    """MiB resident in the process that answers, and in all processes of a server together.
+
+    Ours answers in the process that was started; MLflow beside it is shared by all workers. Of the others the largest
+    answers.
+    """
+    family = [psutil.Process(process), *psutil.Process(process).children(recursive=True)]
+    resident = [one.memory_info().rss / 2**20 for one in family]
+    return resident[0] if is_ours else max(resident), sum(resident)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with ExitStack() as stack:
+        found = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in found:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in found]

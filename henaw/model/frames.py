@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 _FEW_ROWS = 32  # past that columns are the faster way
-_TEXT = pd.StringDtype(na_value=np.nan)  # what pandas makes of text by itself
+_TEXT = pd.StringDtype("python", na_value=np.nan)  # pandas' own ``str``, with texts as they are: Arrow's take longer
 _SEX_CODES = {sex: float(code) for code, sex in enumerate(SEXES)}
 
 
@@ -37,7 +37,7 @@ def frame_of(answers: Answers, first: Sequence[str], index: pd.Index) -> pd.Data
     if answers.abstains.any():
         numbers = numbers.astype(object)
         numbers[:, answers.abstains] = None
-    texts = [pd.array(getattr(answers, name), dtype=_TEXT) for name in ("status", "flags")]
+    texts = [pd.array(np.array(texts, dtype=object), dtype=_TEXT) for texts in (answers.status, answers.flags)]
     columns, of_numbers, of_texts = _places(names, tuple(answers.numbers))
     blocks: list[tuple[Any, NDArray[np.intp]]] = [(numbers, of_numbers), *zip(texts, of_texts, strict=True)]
     frame: pd.DataFrame = create_dataframe_from_blocks(blocks, index=index, columns=columns)
