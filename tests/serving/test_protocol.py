@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-import psutil
 import pytest
 
 from henaw.serving.raw_requests import asks_for_an_answer
 from henaw.serving.refusals import STATUS
-from tests.serving.guarded import SECRET, SLOW_ROWS, split
-from tests.serving.run_guard import READING_SECONDS
+from tests.serving.guarded import SECRET, split
 from tests.serving.sockets import (
     Running,
     assert_well,
-    await_that,
     code,
     connected,
     impatient,
@@ -207,34 +203,6 @@ def test_a_client_that_leaves_before_its_request_is_whole_harms_nobody(server: R
         client.shutdown(socket.SHUT_WR)
         rest(client)
     assert_well(server)
-
-
-def test_who_takes_no_answers_is_let_go_with_all_that_waited(server: Running) -> None:
-    process, many = psutil.Process(server.process.pid), request(split(SLOW_ROWS)) * 400
-    before = process.num_fds()
-    for _ in range(2):
-        with connected(server.port) as client:
-            with suppress(ConnectionError):  # it waits longer to send the rest than the server does
-                client.sendall(many)
-            await_that(lambda: process.num_fds() == before)
-    assert_well(server)
-
-
-@pytest.mark.parametrize("slowly", [False, True])
-def test_all_that_is_asked_at_once_is_answered_also_who_takes_it_slowly(server: Running, slowly: bool) -> None:
-    many = request(split(SLOW_ROWS)) * 200  # more than is handed over in one piece, however large
-    with connected(server.port) as client:
-        asking = threading.Thread(target=client.sendall, args=(many,))
-        asking.start()
-        received, began, answers = b"", time.monotonic(), 0
-        while answers < 200 and (more := client.recv(1 << 18)):
-            received = received[-20:] + more
-            answers += received.count(b"HTTP/1.1 200 OK")
-            received = received.rpartition(b"HTTP/1.1 200 OK")[2]
-            time.sleep(0.05 * slowly)
-        asking.join()
-    assert answers == 200
-    assert not slowly or time.monotonic() - began > READING_SECONDS, "longer than one may take nothing"
 
 
 def test_a_large_body_is_answered_and_not_reset(server: Running) -> None:
