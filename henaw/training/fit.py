@@ -33,7 +33,7 @@ from henaw.training.batches import TrainingData
 from henaw.training.checkpoints import Checkpoints
 from henaw.training.device import choose_device, use_threads
 from henaw.training.era import eras, without_era
-from henaw.training.microbatch import Halving, Place
+from henaw.training.microbatch import set_up
 from henaw.training.packing import train_pack
 from henaw.training.ranks import several
 from henaw.training.telemetry import Events, Listeners
@@ -156,7 +156,7 @@ class _Fitting:
         )
         self.trained_shape = replace(self.shape, inputs=self.shape.inputs + (era is not None))
 
-        def set_up(_: int) -> tuple[EnsembleNetwork, TrainingData, TrainingData]:
+        def make() -> tuple[EnsembleNetwork, TrainingData, TrainingData]:
             generator = torch.Generator().manual_seed(config.seed)
             return (
                 EnsembleNetwork(self.trained_shape, config.network.dropout, generator).to(device),
@@ -164,8 +164,7 @@ class _Fitting:
                 training_data(calibration, panel, scaling, config, device, era and era[1]),
             )
 
-        place = Place("set-up", 0, 0)
-        self.network, self.trained_on, self.validated_on = Halving(1, events).do(1, set_up, lambda: None, place)
+        self.network, self.trained_on, self.validated_on = set_up(make, events)
         self.loss = training_loss(self.shape.head, self.hazard, config.training, device)
 
     def clock(self, network: EnsembleNetwork) -> Clock:

@@ -61,6 +61,15 @@ class Halving:
             self.rows = event.to_rows
 
 
+def set_up(make: Callable[[], T], events: Events) -> T:
+    """What ``make`` returns, of which there is no half.
+
+    Raises:
+        MemoryExhausted: it does not fit into memory.
+    """
+    return Halving(1, events).do(1, lambda _: make(), lambda: None, Place("set-up", 0, 0))
+
+
 def _event(place: Place, rows: int, seconds: float) -> OutOfMemory:
     allocated, reserved, peak = device_memory()
     return OutOfMemory(*place, rows, rows // 2, allocated, reserved, peak, seconds)

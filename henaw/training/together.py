@@ -27,7 +27,7 @@ from henaw.training.checkpoints import Checkpoints
 from henaw.training.device import available_cores, choose_device, use_threads
 from henaw.training.gathering import DistantCheckpoints, GatheringCheckpoints
 from henaw.training.history import Row
-from henaw.training.microbatch import Halving, Place
+from henaw.training.microbatch import set_up
 from henaw.training.ranks import RankLost, Ranks, company, joined, launched, local_processes, local_rank
 from henaw.training.shares import (
     MemberShare,
@@ -176,15 +176,14 @@ class _Work:
             torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         device = choose_device(self.settings)
 
-        def set_up(_: int) -> tuple[EnsembleNetwork, list[TrainingData]]:
+        def make() -> tuple[EnsembleNetwork, list[TrainingData]]:
             network = self.whole
             if isinstance(self.share, MemberShare):
                 network = SomeMembers(self.whole, self.share.own)
             data = [part.to(device) for part in self.data]
             return network.to(device), data
 
-        work = Halving(1, self.events)
-        self.network, (people, validation) = work.do(1, set_up, lambda: None, Place("set-up", 0, 0))
+        self.network, (people, validation) = set_up(make, self.events)
         loss = training_loss(self.network.shape.head, self.hazard, self.settings, device)
         if self.settings.split == "people":
             loss, people, validation = weighted_loss(loss), weighted(people), weighted(validation)

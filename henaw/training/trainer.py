@@ -25,7 +25,7 @@ from henaw.training.failures import Diverged
 from henaw.training.gradients import Gradients
 from henaw.training.history import History, Row, from_plain
 from henaw.training.interruption import Interruption, signals_deferred
-from henaw.training.microbatch import Halving, Place
+from henaw.training.microbatch import Halving, Place, set_up
 from henaw.training.share import ALONE, Share
 from henaw.training.speed import resolved
 from henaw.training.state import TrainingState, fingerprint
@@ -73,7 +73,8 @@ def train(
     """
     keep_freed_memory()
     settings = resolved(settings, len(people), people.targets.device)
-    run = _Run(network, loss, people, validation, settings, seed, events, checkpoints, share)
+    make = partial(_Run, network, loss, people, validation, settings, seed, events, checkpoints, share)
+    run = set_up(make, events)
     alone = checkpoints.held() if checkpoints else nullcontext()
     try:
         with alone, own_random_numbers(people.targets.device), signals_deferred() as stop:
@@ -124,13 +125,12 @@ class _Run:
 
     def loop(self, stop: Interruption) -> None:
         """Epoch by epoch until the last, until no member gets better, or until a signal."""
-        progress = self.state.progress
         while not self.state.over:
             if self.epoch(stop):
                 self.end_epoch()
             if stop:
                 self.save()
-                self.events.on_stopped(progress.epoch, progress.batch)
+                self.events.on_stopped(self.state.progress.epoch, self.state.progress.batch)
                 break
 
     def epoch(self, stop: Interruption) -> bool:

@@ -14,6 +14,7 @@ import torch
 from henaw.data.sampling import AgeSampler
 from henaw.model.losses import crps_loss
 from henaw.training import trainer, work
+from henaw.training.failures import MemoryExhausted
 from henaw.training.microbatch import Halving, device_memory
 from henaw.training.state import TrainingState
 from henaw.training.telemetry import Events, OutOfMemory
@@ -250,6 +251,20 @@ def test_pieces_give_the_full_batchs_gradient_and_step(dtype: torch.dtype, limit
         assert float((one - other).abs().max() / norm) <= limit
     for one, other in zip(made[100].parameters(), made[rows].parameters(), strict=True):
         assert float((one - other).detach().abs().max()) <= limit
+
+
+@pytest.mark.parametrize("place", ["henaw.training.epochs.ordered", "henaw.training.transaction._in_one_block"])
+def test_what_a_run_needs_from_the_start_and_does_not_get_ends_it_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise ERROR
+
+    monkeypatch.setattr(place, no_memory)
+    watched = Watched()
+    with pytest.raises(MemoryExhausted, match="out of memory in set-up"):
+        outcome(watched)
+    assert [(event.phase, event.to_rows) for event in watched.events] == [("set-up", 0)]
 
 
 def test_an_order_that_does_not_fit_is_worked_out_for_fewer_members_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
