@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
+from operator import is_
 
 import numpy as np
 import torch
@@ -70,8 +71,10 @@ class TrainingData:
         return self.table[rows, : -self.targets.shape[1]]
 
     def to(self, place: torch.device | torch.dtype) -> TrainingData:
-        """The same on another device, or as another type."""
-        return TrainingData(*(getattr(self, name).to(place) for name in PARTS))
+        """The same on another device, or as another type; itself where it is that already."""
+        parts = [getattr(self, name) for name in PARTS]
+        moved = [part.to(place) for part in parts]
+        return self if all(map(is_, moved, parts)) else TrainingData(*moved)
 
 
 PARTS = tuple(part.name for part in fields(TrainingData) if part.init)

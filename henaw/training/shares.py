@@ -60,21 +60,29 @@ class RankShare(Share, Events):
 
     def exchanged(self, own: Tensor) -> list[Tensor]:
         """``own`` numbers (any,) of every process, by rank."""
+        found, waiting = self._told_once(own)
+        while waiting:
+            _, waiting = self._told_once(own[:0])
+        return found
+
+    def _told_once(self, own: Tensor) -> tuple[list[Tensor], bool]:
+        """``own`` of every process, and whether one has more to tell of memory than a message holds."""
         report = [math.nan] * _EVENT_NUMBERS
         if self._out_of_memory:
             phase, *numbers = astuple(self._out_of_memory.popleft())
             report = [float(_PHASES.index(phase)), *map(float, numbers)]
-        control = torch.tensor([float(bool(self.agreement.own)), *report], dtype=torch.float64)
-        found = self.ranks.numbers(torch.cat([control, own.to("cpu", torch.float64)]))
-        self.agreement.stop = any(bool(values[0]) for values in found)
+        control = [float(bool(self.agreement.own)), float(bool(self._out_of_memory)), *report]
+        message = torch.tensor(control, dtype=torch.float64)
+        found = self.ranks.numbers(torch.cat([message, own.to("cpu", torch.float64)]))
+        self.agreement.stop |= any(bool(values[0]) for values in found)
         for values in found[1:]:
-            phase_number, *numbers = values[1 : 1 + _EVENT_NUMBERS].tolist()
+            phase_number, *numbers = values[2 : len(control)].tolist()
             if not math.isnan(phase_number) and self.ranks.rank == 0:
                 epoch, step, before, after, allocated, reserved, peak = map(int, numbers[:-1])
                 place = _PHASES[int(phase_number)], epoch, step
                 event = OutOfMemory(*place, before, after, allocated, reserved, peak, numbers[-1])
                 self._events.on_out_of_memory(event)
-        return [values[1 + _EVENT_NUMBERS :] for values in found]
+        return [values[len(control) :] for values in found], any(bool(values[1]) for values in found)
 
 
 class MemberShare(RankShare):

@@ -160,6 +160,16 @@ def test_what_is_missing_stays_missing_and_nothing_is_hidden_at_rate_zero() -> N
     assert present.sum(dim=(1, 2)).tolist() == [40 * FEATURES - 20] * MEMBERS
 
 
+def test_people_who_are_there_already_are_not_copied_and_those_who_are_met_always_are() -> None:
+    people = data(30)
+    assert people.to(CPU) is people
+    assert people.to(torch.float64).table.dtype == torch.float64
+    [batch] = drawn(people, 30, Disturbance(0.0, 0.0))
+    place = people.table.untyped_storage().data_ptr()
+    assert people.inputs(slice(5, 9)).untyped_storage().data_ptr() == place
+    assert whole(batch).inputs.untyped_storage().data_ptr() != place
+
+
 def test_training_data_is_what_the_clock_will_see() -> None:
     """Scaled features, presence and sex of training are those of answering, to float32."""
     rows = blood_rows(30, 1)

@@ -209,6 +209,17 @@ def test_memory_that_runs_out_in_another_process_is_halved_there_and_told_here(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("split", ["members", "people"])
+def test_all_is_told_of_memory_that_ran_out_in_another_process_in_the_last_epoch(
+    monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    break_helper(monkeypatch, "memory", 32)
+    listening = fit(f"training.processes=2 training.batch_size=269 training.epochs=5 training.split={split}")[2]
+    told = [(it.phase, it.epoch, it.step, it.from_rows) for it in listening.out_of_memory]
+    assert told == [("training", 4, 8, rows) for rows in (269, 134, 67, 33)]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "said"),
     [("memory", "process 1: out of memory in training, epoch 1"), ("error", "process 1: unexpected ValueError;")],
