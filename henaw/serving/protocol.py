@@ -182,6 +182,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse(Refusal("MALFORMED_REQUEST", "this is no proxy", closes=True))
             return
         self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's first one
         self._feed(without_offer(method, self.url, version, self.headers) + rest)
 
     @property
