@@ -242,16 +242,11 @@ class Soak:
                 raise SystemExit(f"run {run}: {name} holds steps {doubled} twice")
             measured = any(word in name for word in MEASURED)
             curves[name] = sorted(step if measured else (step, value) for step, value in points)
+        clock = next(found.info.run_id for found in children if found.data.tags["henaw.stage"] == "register")
         with tempfile.TemporaryDirectory() as folder:
-            weights = Path(
-                client.download_artifacts(self.clock_run(children, run), "clock/weights.safetensors", folder)
-            )
+            weights = Path(client.download_artifacts(clock, "clock/weights.safetensors", folder))
             digest = hashlib.blake2b(weights.read_bytes()).hexdigest()
         return {"status": parent.info.status, "weights": digest, "curves": curves}
-
-    def clock_run(self, children: Any, run: str) -> str:
-        """The run that the clock was logged to."""
-        return next((it.info.run_id for it in children if it.data.tags["henaw.stage"] == "register"), run)
 
 
 def main() -> None:
