@@ -28,7 +28,7 @@ Integer = Annotated[int, BeforeValidator(_number_meant)]
 Number = Annotated[float, BeforeValidator(_number_meant)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 OpenFraction = Annotated[Number, Field(gt=0, lt=1)]
-Count = Annotated[Integer, Field(ge=1)]
+Count = Annotated[Integer, Field(ge=1, le=2**31 - 1)]
 Positive = Annotated[Number, Field(gt=0)]
 
 
@@ -187,7 +187,7 @@ class Training(Section):
     checkpoint_every: Count
     checkpoints_kept: Annotated[Integer, Field(ge=2)]
     device: Literal["auto", "cpu", "cuda"]
-    threads: Annotated[Integer, Field(ge=0)]
+    threads: Annotated[Integer, Field(ge=0, le=1024)]
     processes: Count
     split: Literal["members", "people"]
     precision: Literal["auto", "fp32", "bf16"]

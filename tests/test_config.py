@@ -249,6 +249,11 @@ def test_an_unknown_profile_is_named_with_the_nearest() -> None:
     [
         ("training.epochs=five", "training.epochs: expected a valid integer, found 'five'"),
         ("training.batch_size=1.5", "training.batch_size: expected a valid integer or 'auto', found 1.5"),
+        (
+            "training.batch_size=3e9",
+            "training.batch_size: expected less than or equal to 2147483647 or 'auto', found '3e9'",
+        ),
+        ("training.threads=5000", "training.threads: expected less than or equal to 1024, found 5000"),
         ("training.epochs=2.5", "training.epochs: expected a valid integer, found 2.5"),
         ("training.epochs=25e-1", "training.epochs: expected a valid integer, found 2.5"),
         ("training.epochs=true", "training.epochs: expected a valid integer, found True"),
