@@ -30,6 +30,7 @@ SERVER_PACKAGES = (
     "uvicorn",
     "uvloop",
     "httptools",
+    "orjson",
     "limits",
     "redis",
     "prometheus-client",

@@ -1,4 +1,4 @@
-"""A request's rows answered without pandas, in the very text that MLflow's scoring server would send."""
+"""A request's rows answered without pandas, in the numbers that MLflow's scoring server would send."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+import orjson
+from numpy.typing import NDArray
 
 from henaw.model.answers import Answers, answer_arrays
 from henaw.model.clock import Clock
@@ -37,13 +39,19 @@ def rows_as_json(answers: Answers) -> str:
     numbers = np.array(list(answers.numbers.values()))
     if np.count_nonzero(np.isfinite(numbers)) < numbers.size:
         raise ValueError("an answer is not finite")
-    columns = [list(map(repr, values)) for values in numbers.tolist()]
+    columns = [_digits(values) for values in numbers]
     if np.count_nonzero(answers.abstains):
         refused = answers.abstains.tolist()
         columns = [["null" if no else value for value, no in zip(values, refused, strict=True)] for values in columns]
     texts = [map(_quoted, values) for values in (answers.status, answers.flags)]
     row = _row(tuple(answers.numbers))
     return ", ".join([row % cells for cells in zip(*columns, *texts, strict=True)])
+
+
+def _digits(values: NDArray[np.float64]) -> list[str]:
+    """Each of ``values`` in the fewest digits that are it again; Python's ``repr`` takes ten times as long."""
+    text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    return text[1:-1].split(",") if len(values) else []
 
 
 @lru_cache
