@@ -104,7 +104,7 @@ class _Run:
         self.state = TrainingState(self.network, self.settings, self.settings.epochs * self.epochs.steps, self.share)
         self.gradients = Gradients(self.network, self.loss, self.settings)
         self.transaction = Transaction(self.network, self.state.optimizer)
-        self.work = step_work(self.gradients, self.state.parameters, self.settings, self.share, self.transaction.keep)
+        self.work = step_work(self.gradients, self.state.parameters, self.settings, self.share, self.transaction)
         self.history = self.checkpoints.history() if self.checkpoints else History(None)
         described = (self.network, self.settings, self.seed, self.people, self.validation)
         self.fingerprint = fingerprint(*described) if self.checkpoints else {}
@@ -147,7 +147,7 @@ class _Run:
         progress = self.state.progress
         self.events.on_batch_begin(progress.epoch, progress.batch)
         rate, place = self.state.set_learning_rate(), Place("training", progress.epoch, progress.step)
-        figures = self.micro_batch.do(len(batch), partial(self.attempt, batch), self.transaction.undo, place)
+        figures = self.micro_batch.do(len(batch), partial(self.attempt, batch), self.work.undo, place)
         progress.micro_batch = self.micro_batch.rows
         if figures.finite:
             progress.add(figures)
@@ -159,7 +159,7 @@ class _Run:
             raise Diverged(f"loss or gradient not finite in {self.settings.max_skipped} steps in a row, {REMEDY}")
 
     def attempt(self, batch: LogicalBatch, rows: int) -> StepFigures:
-        """The work of a step with ``rows`` of each member at a time; ``transaction.undo`` undoes it."""
+        """The work of a step with ``rows`` of each member at a time; ``work.undo`` undoes it."""
         progress = self.state.progress
         self.state.optimizer.zero_grad(set_to_none=True)
         if self.network.dropout > 0:

@@ -19,6 +19,7 @@ from henaw.training.clipping import clip_members
 from henaw.training.gradients import Gradients
 from henaw.training.microbatch import release_memory
 from henaw.training.share import Share
+from henaw.training.transaction import Transaction
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +33,11 @@ class Work:
         parameters: Sequence[Tensor],
         limit: float,
         share: Share,
-        keep: Callable[[], object],
+        transaction: Transaction,
     ) -> None:
-        """Clip the ``gradients`` of ``parameters`` to ``limit`` for each member, and ``keep`` what a step changes."""
+        """Clip the ``gradients`` of ``parameters`` to ``limit`` for each member, as part of ``transaction``."""
         self.parameters = parameters
-        self._gradients, self._limit, self._share, self._keep = gradients, limit, share, keep
+        self._gradients, self._limit, self._share, self._transaction = gradients, limit, share, transaction
 
     def __call__(self, batch: LogicalBatch, rows: int) -> Tensor:
         """Do it in pieces of ``rows`` people of each member.
@@ -46,11 +47,16 @@ class Work:
             (parts + parameters, K).
         """
         losses = self._share.summed(self._gradients.of(batch, rows), self.parameters)
-        self._keep()
+        self._transaction.keep()
         return torch.cat([losses, clip_members(self.parameters, self._limit)])
 
     def release(self) -> None:
         """Give back what memory it keeps from one batch to the next."""
+
+    def undo(self) -> None:
+        """Undo the step, be it with the optimizer's part, and give back that memory: it may be what was missing."""
+        self._transaction.undo()
+        self.release()
 
 
 def step_work(
@@ -58,13 +64,13 @@ def step_work(
     parameters: Sequence[Tensor],
     settings: Training,
     share: Share,
-    keep: Callable[[], object],
+    transaction: Transaction,
 ) -> Work:
     """The work of a step of ``settings`` (without ``auto``), recorded where that is wanted and possible."""
     on_gpu = parameters[0].device.type == "cuda"
     recorded = settings.compiled != "never" and on_gpu and not share.sums_gradients
     kind = Recorded if recorded else Work
-    return kind(gradients, parameters, settings.clip_norm, share, keep)
+    return kind(gradients, parameters, settings.clip_norm, share, transaction)
 
 
 class Recorded(Work):
