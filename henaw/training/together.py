@@ -214,9 +214,7 @@ def _require_enough(processes: int, network: EnsembleNetwork, data: Sequence[Tra
     if settings.split == "members" and processes > network.shape.members:
         raise BadInput(f"training: {processes} processes share {network.shape.members} members; expected fewer")
     if settings.split == "people" and processes > min(map(len, data)):
-        raise BadInput(
-            f"training: {processes} processes share out the people to train on, or to calibrate; there are fewer"
-        )
+        raise BadInput(f"training: {processes} processes share people out, of whom there are fewer; expected fewer")
 
 
 def _own_people(data: TrainingData, settings: Training, rank: int, ranks: Ranks) -> TrainingData:
