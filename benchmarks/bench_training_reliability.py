@@ -34,6 +34,7 @@ from henaw.training.trainer import train
 from henaw.training.transaction import Transaction
 from henaw.training.work import Recorded
 
+BATCH = 512
 BAR = 3.0  # most percent of a step that a snapshot may cost
 
 
@@ -99,9 +100,10 @@ def main() -> None:
     options = parser.parse_args()
     pairs = options.pairs
     config = load_config(overrides="training.epochs=1 training.threads=1")
-    settings, device = config.training, choose_device(config.training)
+    device = choose_device(config.training)
+    settings = config.training.model_copy(update={"batch_size": BATCH})
     torch.set_num_threads(1)
-    everybody, validation = people((2 * pairs + 8) * settings.batch_size, 0, device), people(16, 1, device)
+    everybody, validation = people((2 * pairs + 8) * BATCH, 0, device), people(16, 1, device)
     loss = crps_loss(network(config, device).shape.head, device)
 
     def measured(switch: Callable[[bool], None]) -> list[tuple[float, float]]:
@@ -126,7 +128,7 @@ def main() -> None:
                 made.append(self)
 
         def switch(on: bool, made: list[Halving] = made, pieces: int = pieces) -> None:
-            made[0].rows = settings.batch_size // (pieces if on else 1)
+            made[0].rows = BATCH // (pieces if on else 1)
 
         with patch("henaw.training.trainer.Halving", Kept):
             rows.append(row(f"{pieces} pieces", measured(switch), judged=False))
@@ -149,7 +151,7 @@ def main() -> None:
         "## What it costs that training survives",
         "`python benchmarks/bench_training_reliability.py` writes this section.",
         table(("what", "found", "cost", f"bar {BAR:.0f} %"), rows),
-        f"The default network on device {device.type}, one thread, batches of {settings.batch_size}, {pairs} pairs of "
+        f"The default network on device {device.type}, one thread, batches of {BATCH}, {pairs} pairs of "
         f"neighboring steps. {machine()}",
     )
     print("\n\n".join(parts))
