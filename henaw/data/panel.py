@@ -6,7 +6,6 @@ No other module knows a marker's name, except the derived feature log(AST/ALT), 
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,12 +61,12 @@ class Panel(BaseModel):
     biomarkers: tuple[Biomarker, ...]
     derived: tuple[Derived, ...] = ()
 
-    @cached_property
+    @property  # these are not kept: ``model_copy`` would take them along to a panel of other biomarkers
     def names(self) -> tuple[str, ...]:
         """Column names of the biomarkers, in order."""
         return tuple(marker.name for marker in self.biomarkers)
 
-    @cached_property
+    @property
     def transforms(self) -> tuple[Transform, ...]:
         """How each biomarker enters the network, in order."""
         return tuple(marker.transform for marker in self.biomarkers)
