@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -268,13 +269,19 @@ def test_a_worker_that_is_killed_is_replaced_and_its_counts_stay(
     shutil.rmtree(tmp_path / "state", ignore_errors=True)
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder for sockets, whose paths have room for a hundred characters; pytest's own are longer side by side."""
+    with tempfile.TemporaryDirectory(prefix="henaw-test-") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_where_the_first_process_is_killed_all_others_end_and_nothing_stays(
-    store: Path, tmp_path: Path, environment: None, monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path: Path, environment: None, monkeypatch: pytest.MonkeyPatch, short_folder: Path
 ) -> None:
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
+    temporary = short_folder
     monkeypatch.setenv("TMPDIR", str(temporary))
     settings = "serving.workers=2 serving.drain_seconds=0.1 serving.shadow=models:/henaw/2"
     with running(tmp_path, arguments=of_registry(tmp_path, settings=settings)) as server:
