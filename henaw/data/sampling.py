@@ -27,7 +27,7 @@ _INDEX_BITS, _RANDOM_BITS = (
     24,
     31,
 )  # the rest of 63 bits is the group's: a sort then puts people in random order by group
-_IN_CACHE = 1 << 21  # keys that a processor sorts in half the time that it takes for each of four times as many
+_IN_CACHE = 1 << 21  # keys sorted at once on a processor: of four times as many, each takes twice as long
 _MOST_PEOPLE, _MOST_GROUPS = 1 << _INDEX_BITS, 1 << (63 - _INDEX_BITS - _RANDOM_BITS)
 _STEP, _FIRST, _SECOND = (
     -0x61C8864680B583EB,

@@ -76,8 +76,8 @@ def step_work(
 class Recorded(Work):
     """Does the work of the first batch as it comes, records that of the second, and from then on replays it.
 
-    So for batches as large as the first. Others, such as an epoch's last one, are always done as they come. Pieces of
-    another size than before are a new beginning. Where recording fails, also for lack of memory, nothing is recorded
+    So for batches as large as the largest so far. Smaller ones, such as an epoch's last, are always done as they come.
+    Pieces of another size than before are a new beginning. Where recording fails, also for lack of memory, nothing is recorded
     any more.
     """
 
@@ -87,8 +87,10 @@ class Recorded(Work):
 
     def __call__(self, batch: LogicalBatch, rows: int) -> Tensor:
         """Do it in pieces of ``rows`` people of each member."""
-        self._people = self._people or len(batch)
-        if not self._possible or len(batch) != self._people:
+        if len(batch) > self._people:  # also where a run goes on with an epoch's last batch
+            self.release()
+            self._people = len(batch)
+        if not self._possible or len(batch) < self._people:
             return super().__call__(batch, rows)
         if rows != self._rows:  # what runs for the first time may still ask for memory that a recording cannot
             self.release()

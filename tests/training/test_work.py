@@ -94,6 +94,19 @@ def test_the_second_batch_is_recorded_and_those_after_it_are_replayed(monkeypatc
     assert FakeRecording.made == [8, 4, 4, 4]
 
 
+def test_a_run_that_goes_on_with_a_short_batch_records_the_full_ones_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In pieces of one size, so that a recording of the short batch would be taken for one of the full."""
+    monkeypatch.setattr(FakeRecording, "made", [], raising=False)
+    monkeypatch.setattr(work, "_Recording", FakeRecording)
+    found = recorded(monkeypatch, lambda *_: "plain")
+    full, last = batch(0, 1), batch(0, 1, count=5)
+    asked: Any = [(last, 4), (last, 4), (full, 4), (full, 4), (last, 4), (full, 4)]
+    assert [found(*each) for each in asked] == ["plain", "replayed", "plain", "replayed", "plain", "replayed"]
+    assert FakeRecording.made == [4, 4]
+
+
 def test_where_nothing_can_be_recorded_it_is_done_as_it_comes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
