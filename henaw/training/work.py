@@ -77,8 +77,8 @@ class Recorded(Work):
     """Does the work of the first batch as it comes, records that of the second, and from then on replays it.
 
     So for batches as large as the largest so far. Smaller ones, such as an epoch's last, are always done as they come.
-    Pieces of another size than before are a new beginning. Where recording fails, also for lack of memory, nothing is recorded
-    any more.
+    Pieces of another size than before are a new beginning. Where recording fails, also for lack of memory, nothing is
+    recorded any more.
     """
 
     _people = _rows = 0
