@@ -37,6 +37,7 @@ from henaw.training.fit import fit_clock
 from henaw.training.telemetry import Events
 from henaw.validation.clean import clean, judge
 from tests.scenarios import blood_clock
+from tests.stores import tracking_store
 
 NAMES = ("champion", "challenger", "previous")
 
@@ -52,12 +53,8 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("store")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    mlflow.create_experiment("henaw", artifact_location=str(folder / "artifacts"))
-    mlflow.set_experiment("henaw")
-    yield folder
-    mlflow.set_tracking_uri(before)
+    with tracking_store(folder):
+        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from henaw.model.storage import CLOCK_FOLDER, save_clock
 from henaw.registry.recalibrate import recalibrate_version
 from henaw.registry.versions import exact_version, load_version, register
 from tests.scenarios import blood_clock
+from tests.stores import tracking_store
 
 MODEL = "models:/henaw-mortality@champion"
 
@@ -26,18 +27,14 @@ MODEL = "models:/henaw-mortality@champion"
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A store with version 1 of a mortality clock and of an age clock, and a cohort of the synthetic kind."""
     folder = tmp_path_factory.mktemp("store")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    mlflow.create_experiment("henaw", artifact_location=str(folder / "artifacts"))
-    mlflow.set_experiment("henaw")
-    for name, target in (("henaw-mortality", "mortality"), ("henaw", "age")):
-        save_clock(blood_clock(target=target), folder / name / CLOCK_FOLDER)  # type: ignore[arg-type]
-        with mlflow.start_run():
-            register(folder / name / CLOCK_FOLDER, name, {})
-    summaries = asset_folder("mlproject") / "synthetic" / "nhanes_1999_2010.json"
-    synthetic_table(3000, (40, 69), 3, summaries=summaries).to_csv(folder / "people.csv", index=False)
-    yield folder
-    mlflow.set_tracking_uri(before)
+    with tracking_store(folder):
+        for name, target in (("henaw-mortality", "mortality"), ("henaw", "age")):
+            save_clock(blood_clock(target=target), folder / name / CLOCK_FOLDER)  # type: ignore[arg-type]
+            with mlflow.start_run():
+                register(folder / name / CLOCK_FOLDER, name, {})
+        summaries = asset_folder("mlproject") / "synthetic" / "nhanes_1999_2010.json"
+        synthetic_table(3000, (40, 69), 3, summaries=summaries).to_csv(folder / "people.csv", index=False)
+        yield folder
 
 
 def settings(folder: Path, overrides: str = "", profile: str = "default"):  # type: ignore[no-untyped-def]

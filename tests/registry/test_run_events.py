@@ -12,6 +12,7 @@ from henaw.config import load_config
 from henaw.registry import tracking
 from henaw.registry.run_events import TrackingEvents
 from henaw.training.telemetry import OutOfMemory
+from tests.stores import tracking_store
 
 STEPS_PER_EPOCH = 10
 
@@ -19,11 +20,8 @@ STEPS_PER_EPOCH = 10
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowClient]:
     folder = tmp_path_factory.mktemp("store")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    mlflow.create_experiment("henaw", artifact_location=str(folder / "artifacts"))
-    yield MlflowClient()
-    mlflow.set_tracking_uri(before)
+    with tracking_store(folder, chosen=False):
+        yield MlflowClient()
 
 
 def attempt(

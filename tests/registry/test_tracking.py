@@ -17,16 +17,14 @@ from henaw.errors import BadInput, EnvironmentProblem
 from henaw.registry import stores, tracking
 from henaw.registry.run_events import TrackingEvents
 from henaw.training.telemetry import OutOfMemory
+from tests.stores import tracking_store
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowClient]:
     folder = tmp_path_factory.mktemp("store")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    mlflow.create_experiment("henaw", artifact_location=str(folder / "artifacts"))
-    yield MlflowClient()
-    mlflow.set_tracking_uri(before)
+    with tracking_store(folder, chosen=False):
+        yield MlflowClient()
 
 
 def test_a_parent_holds_the_settings_and_its_children_their_stage(store: MlflowClient) -> None:

@@ -19,6 +19,7 @@ from henaw.model.answers import DEFAULT_COVERAGE, answer, input_columns, output_
 from henaw.model.storage import CLOCK_FOLDER, save_clock
 from henaw.registry import versions
 from tests.scenarios import blood_clock, blood_rows
+from tests.stores import tracking_store
 
 CLOCK = blood_clock()
 
@@ -33,12 +34,8 @@ def clock_folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowClient]:
     folder = tmp_path_factory.mktemp("store")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    mlflow.create_experiment("here", artifact_location=str(folder / "artifacts"))
-    mlflow.set_experiment("here")
-    yield MlflowClient()
-    mlflow.set_tracking_uri(before)
+    with tracking_store(folder, "here"):
+        yield MlflowClient()
 
 
 def register(folder: Path, name: str) -> versions.Version:

@@ -16,6 +16,7 @@ from tests.scenarios import blood_clock, blood_rows
 from tests.serving.browsing import Browser, browser
 from tests.serving.guarded import CLOCK, COLUMNS
 from tests.serving.sockets import Running, running
+from tests.stores import tracking_store
 
 CHUNK = 100  # rows a request
 
@@ -24,16 +25,12 @@ CHUNK = 100  # rows a request
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Two versions in a store: the first is champion, the second challenger."""
     folder = tmp_path_factory.mktemp("store")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    mlflow.create_experiment("here", artifact_location=str(folder / "artifacts"))
-    mlflow.set_experiment("here")
-    for seed in (0, 1):
-        save_clock(blood_clock(seed), folder / str(seed) / CLOCK_FOLDER)
-        with mlflow.start_run():
-            versions.register(folder / str(seed) / CLOCK_FOLDER, "henaw", {})
-    yield folder
-    mlflow.set_tracking_uri(before)
+    with tracking_store(folder, "here"):
+        for seed in (0, 1):
+            save_clock(blood_clock(seed), folder / str(seed) / CLOCK_FOLDER)
+            with mlflow.start_run():
+                versions.register(folder / str(seed) / CLOCK_FOLDER, "henaw", {})
+        yield folder
 
 
 @pytest.fixture(scope="module")
